@@ -1,0 +1,1 @@
+//! Raft as a pure state machine: no I/O, no clock, no thread, no global randomness.

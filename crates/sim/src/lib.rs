@@ -1,0 +1,1 @@
+//! A deterministic simulator, fault models and history checkers for consensus systems.

@@ -1,0 +1,2 @@
+//! The runner that glues the workspace: `cargo xtask help`.
+fn main() {}
