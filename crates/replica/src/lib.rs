@@ -1,5 +1,3 @@
 //! Many consensus groups in one process.
 
-mod machine;
-
-pub use machine::{Job, Replies, SnapshotSink, SnapshotSource, StateMachine};
+pub use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateMachine};

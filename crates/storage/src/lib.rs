@@ -2,8 +2,10 @@
 
 mod disk;
 mod log_store;
+mod machine;
 mod state_store;
 
 pub use disk::{Disk, DiskFile};
 pub use log_store::{HOST_GROUP, LogError, LogStore};
+pub use machine::{Job, Replies, SnapshotSink, SnapshotSource, StateMachine};
 pub use state_store::{Checkpoint, Pair, Scan, StateBuilder, StateError, StateStore, StateView};

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use crate::StateError;
 use bytes::Bytes;
 use conclave_consensus::{Entry, ProposalId, SnapshotMeta};
-use conclave_storage::StateError;
 
 /// Collects what the clients of this node are told.
 pub type Replies = Vec<(ProposalId, Bytes)>;
