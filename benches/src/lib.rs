@@ -1,1 +1,3 @@
 //! The load generator and the figures of Conclave.
+
+#![forbid(unsafe_code)]

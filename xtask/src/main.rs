@@ -1,2 +1,86 @@
 //! The runner that glues the workspace: `cargo xtask help`.
-fn main() {}
+//!
+//! It builds, starts, tests, measures and proves Conclave by running cargo and the workspace's own programs. It is a plain
+//! program without gRPC in it, so that it compiles in seconds; whatever speaks the API lives in `benches` and `tests`.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod ci;
+mod cluster;
+mod peers;
+mod prove;
+mod sim;
+mod tidy;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::command;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Builds, runs, tests and measures Conclave."
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Start a cluster on this machine and keep it until Ctrl-C.
+    Up(up::Args),
+    /// Write to three nodes, kill the leader, and show that nothing acknowledged is lost (under a minute).
+    Demo,
+    /// Run the tests of the workspace, without the real-process scenarios; arguments go to `cargo test`.
+    Test {
+        /// Arguments for `cargo test`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run the fault scenarios on real processes: all of them, or those whose name contains SCENARIO.
+    Cluster(cluster::Args),
+    /// Run the simulator on a range of seeds.
+    Sim(sim::Args),
+    /// Build the etcd server and etcdctl into target/peers (needs Go).
+    Peers,
+    /// Measure Conclave and etcd side by side under the same load.
+    Bench(bench::Args),
+    /// Check what the compiler does not: forbidden edges, manifests, licences, leftovers.
+    Tidy,
+    /// The gate: everything a change has to pass, timed.
+    Ci,
+    /// The long runs outside the gate: many seeds, scenarios again and again.
+    #[command(subcommand)]
+    Prove(prove::Proof),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Up(args) => up::run(&args),
+        Task::Demo => bench::demo(),
+        Task::Test { args } => command::run(command::cargo(["test", "--workspace"]).args(args)),
+        Task::Cluster(args) => cluster::run(&args),
+        Task::Sim(args) => sim::run(&args),
+        Task::Peers => peers::run(),
+        Task::Bench(args) => bench::run(&args),
+        Task::Tidy => tidy::run(),
+        Task::Ci => ci::run(),
+        Task::Prove(proof) => prove::run(&proof),
+    }
+}

@@ -1,0 +1,97 @@
+//! `cargo xtask ci`: the gate. Its stages share one build profile, so that nothing but clippy's check compiles twice.
+//!
+//! Every stage has a limit far above what it needs on two cores; one that is beyond it hangs, and is ended. The summary
+//! shows the minutes each took.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use xtask::{command, workspace};
+
+use crate::{cluster, tidy};
+
+/// The seeds that every change runs; `cargo xtask sim` and `prove` run others.
+const SEEDS: &str = "0..12";
+
+struct Stage {
+    name: &'static str,
+    limit_minutes: u64,
+    work: Work,
+}
+
+enum Work {
+    Run(Command),
+    Check(fn() -> Result<()>),
+}
+
+impl Stage {
+    fn cargo(name: &'static str, limit_minutes: u64, args: &[&str]) -> Stage {
+        Stage { name, limit_minutes, work: Work::Run(command::cargo(args)) }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let limit = Duration::from_secs(self.limit_minutes * 60);
+        match &mut self.work {
+            Work::Run(command) => command::run_within(command, limit),
+            Work::Check(check) => check(),
+        }
+    }
+}
+
+fn stages() -> Vec<Stage> {
+    let mut docs = command::cargo(["doc", "--locked", "--no-deps", "--workspace"]);
+    docs.env("RUSTDOCFLAGS", "-D warnings");
+    let mut simulator = Command::new(workspace::target().join("debug").join("conclave-sim"));
+    simulator.current_dir(workspace::root()).args(["--seeds", SEEDS]);
+    vec![
+        Stage::cargo("fmt", 1, &["fmt", "--all", "--check"]),
+        Stage { name: "tidy", limit_minutes: 1, work: Work::Check(tidy::run) },
+        Stage::cargo("build", 12, &["build", "--locked", "--workspace", "--all-targets"]),
+        Stage::cargo(
+            "clippy",
+            6,
+            &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        ),
+        Stage { name: "docs", limit_minutes: 4, work: Work::Run(docs) },
+        Stage { name: "package", limit_minutes: 2, work: Work::Run(package()) },
+        Stage::cargo("tests", 6, &["test", "--locked", "--workspace"]),
+        Stage { name: "simulator", limit_minutes: 5, work: Work::Run(simulator) },
+        Stage { name: "processes", limit_minutes: 6, work: Work::Check(processes) },
+    ]
+}
+
+/// Packs every crate that is shipped, without building it again.
+fn package() -> Command {
+    let mut package = command::cargo(["package", "--locked", "--workspace", "--no-verify", "--allow-dirty"]);
+    for ours_alone in ["xtask", "conclave-tests", "conclave-benches"] {
+        package.args(["--exclude", ours_alone]);
+    }
+    package
+}
+
+fn processes() -> Result<()> {
+    cluster::run(&cluster::Args { scenario: None, list: false })
+}
+
+pub(crate) fn run() -> Result<()> {
+    let started = Instant::now();
+    let mut took = Vec::new();
+    let mut outcome = Ok(());
+    for mut stage in stages() {
+        println!("== {}", stage.name);
+        let stage_started = Instant::now();
+        outcome = stage.run();
+        let minutes = stage_started.elapsed().as_secs_f64() / 60.0;
+        took.push((stage.name, minutes, stage.limit_minutes, outcome.is_ok()));
+        if outcome.is_err() {
+            break;
+        }
+    }
+    println!("== summary\n{:<12}{:>9}{:>9}", "stage", "minutes", "limit");
+    for (name, minutes, limit, passed) in took {
+        println!("{name:<12}{minutes:>9.1}{limit:>9}{}", if passed { "" } else { "  FAILED" });
+    }
+    println!("{:<12}{:>9.1}", "all", started.elapsed().as_secs_f64() / 60.0);
+    outcome
+}

@@ -1,0 +1,165 @@
+//! `cargo xtask cluster`: fault scenarios on real processes, and the clients that other people wrote.
+//!
+//! The fault scenarios are the test target `cluster` of the package `tests`. Two scenarios live here instead, because
+//! they run programs from outside the workspace: `etcd-client`, whose build wants protoc, and `etcdctl`.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use xtask::server::{Cluster, Ports};
+use xtask::{command, workspace};
+
+/// How long all scenarios together may take, building included.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20 * 60);
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const ETCD_CLIENT: &str = "etcd-client";
+const ETCDCTL: &str = "etcdctl";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A scenario, or a part of the names of several.
+    pub(crate) scenario: Option<String>,
+    /// Print the scenarios instead of running them.
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let wanted = args.scenario.as_deref().unwrap_or_default();
+    let node = build_node()?;
+    let faults = fault_scenarios(wanted)?;
+    let clients: Vec<&str> = [ETCD_CLIENT, ETCDCTL].into_iter().filter(|s| s.contains(wanted)).collect();
+    if args.list {
+        faults.iter().map(String::as_str).chain(clients).for_each(|name| println!("{name}"));
+        return Ok(());
+    }
+    ensure!(!faults.is_empty() || !clients.is_empty(), "no scenario's name contains `{wanted}`; see --list");
+    if !faults.is_empty() {
+        let mut test = test_target();
+        // One scenario at a time: each starts three nodes and measures time.
+        test.args(["--", wanted, "--test-threads=1", "--nocapture"]).env("CONCLAVE_BIN", &node);
+        command::run_within(&mut test, LIMIT)?;
+    }
+    for client in clients {
+        let dir = tempfile::tempdir()?;
+        let mut cluster = Cluster::start(&node, dir.path(), &Ports::free(3)?)?;
+        cluster.wait_ready(READY_LIMIT)?;
+        let endpoints = cluster.endpoints().join(",");
+        let outcome = if client == ETCD_CLIENT { etcd_client(&endpoints) } else { etcdctl(&endpoints) };
+        outcome.with_context(|| format!("scenario {client}"))?;
+        cluster.check_alive()?;
+        cluster.stop()?;
+    }
+    Ok(())
+}
+
+/// The node in the profile of the gate, so that running a scenario by hand and in the gate compiles once.
+fn build_node() -> Result<PathBuf> {
+    command::run(&mut command::cargo(["build", "--workspace", "--bin", "conclave"]))?;
+    Ok(workspace::target().join("debug").join("conclave"))
+}
+
+fn test_target() -> Command {
+    command::cargo(["test", "--workspace", "--test", "cluster"])
+}
+
+/// The names of the fault scenarios that contain `wanted`.
+fn fault_scenarios(wanted: &str) -> Result<Vec<String>> {
+    let output =
+        test_target().args(["--", "--list", wanted]).stderr(std::process::Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "listing the scenarios failed");
+    let listed = String::from_utf8_lossy(&output.stdout);
+    Ok(listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}
+
+/// Runs the tests of `tests/etcd-client`, with the protoc that its own dependencies bring along.
+fn etcd_client(endpoints: &str) -> Result<()> {
+    let manifest = workspace::root().join("tests").join(ETCD_CLIENT).join("Cargo.toml");
+    let manifest = manifest.to_string_lossy();
+    let host = host_triple()?;
+    let metadata = command::cargo(["metadata", "--format-version=1", "--locked", "--filter-platform", &host])
+        .args(["--manifest-path", &*manifest])
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
+    ensure!(metadata.status.success(), "cargo metadata of {manifest} failed");
+    let metadata: Value = serde_json::from_slice(&metadata.stdout)?;
+    let protoc = vendored_protoc(&metadata)?;
+    let mut test = command::cargo(["test", "--locked", "--manifest-path", &*manifest]);
+    test.env("PROTOC", protoc).env("ENDPOINTS", endpoints).env("CARGO_TARGET_DIR", workspace::target());
+    command::run_within(&mut test, LIMIT)
+}
+
+fn host_triple() -> Result<String> {
+    let output = Command::new("rustc").arg("-vV").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}
+
+fn vendored_protoc(metadata: &Value) -> Result<PathBuf> {
+    let resolved = metadata["resolve"]["nodes"].as_array().context("no resolve in cargo metadata")?;
+    let id =
+        resolved.iter().filter_map(|node| node["id"].as_str()).find(|id| id.contains("protoc-bin-vendored-"));
+    let packages = metadata["packages"].as_array().context("no packages in cargo metadata")?;
+    let package = packages.iter().find(|p| id.is_some() && p["id"].as_str() == id);
+    let manifest =
+        package.and_then(|p| p["manifest_path"].as_str()).context("no protoc for this platform")?;
+    let protoc = PathBuf::from(manifest).with_file_name("bin").join("protoc");
+    ensure!(protoc.is_file(), "no protoc at {}", protoc.display());
+    Ok(protoc)
+}
+
+/// A walk through etcdctl, where there is one. It asks in the words that people type.
+fn etcdctl(endpoints: &str) -> Result<()> {
+    let program = match workspace::peer(ETCDCTL) {
+        Ok(program) => program,
+        Err(reason) => {
+            println!("scenario {ETCDCTL} left out: {reason:#}");
+            return Ok(());
+        }
+    };
+    let ctl = |args: &[&str], stdin: &str, expected: &str| -> Result<()> {
+        let shown = args.join(" ");
+        let output = pipe(Command::new(&program).args(["--endpoints", endpoints]).args(args), stdin)?;
+        ensure!(output.contains(expected), "`etcdctl {shown}` said `{output}`, expected `{expected}`");
+        println!("etcdctl {shown} ... ok");
+        Ok(())
+    };
+    ctl(&["put", "fruit/apple", "red"], "", "OK")?;
+    ctl(&["put", "fruit/lemon", "yellow", "--prev-kv"], "", "OK")?;
+    ctl(&["get", "fruit/apple"], "", "fruit/apple\nred")?;
+    ctl(
+        &["get", "fruit/", "--prefix", "--keys-only", "--sort-by=KEY", "--order=DESCEND"],
+        "",
+        "fruit/lemon\n\nfruit/apple",
+    )?;
+    ctl(&["get", "fruit/", "--prefix", "--count-only", "--write-out=fields"], "", "\"Count\" : 2")?;
+    let txn = "value(\"fruit/apple\") = \"red\"\n\nput fruit/apple green\n\nget fruit/lemon\n\n";
+    ctl(&["txn"], txn, "SUCCESS")?;
+    ctl(&["get", "fruit/apple", "--print-value-only", "--consistency=s", "--rev=4"], "", "green")?;
+    ctl(&["del", "fruit/", "--prefix"], "", "2")?;
+    ctl(&["get", "fruit/apple", "--rev=2"], "", "red")?;
+    ctl(&["compaction", "4"], "", "compacted revision 4")?;
+    ctl(&["member", "list"], "", "started")?;
+    ctl(&["endpoint", "status", "--write-out=json"], "", "\"version\":\"3.7.1\"")?;
+    ctl(&["endpoint", "hashkv"], "", "127.0.0.1")?;
+    ctl(&["endpoint", "health"], "", "is healthy")
+}
+
+/// Runs a command with the given standard input and returns what it wrote, errors included.
+fn pipe(command: &mut Command, stdin: &str) -> Result<String> {
+    use std::io::Write;
+    use std::process::Stdio;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no standard input")?.write_all(stdin.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!("{}: {said}", output.status);
+    }
+    Ok(said)
+}

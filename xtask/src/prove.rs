@@ -1,0 +1,75 @@
+//! `cargo xtask prove`: what needs hours, outside the gate. Each run prints the seeds it did, for `docs/reliability.md`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use xtask::command;
+
+use crate::{cluster, sim};
+
+/// So many seeds are handed to the simulator at a time.
+const SEEDS_A_RUN: u64 = 50;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Proof {
+    /// Simulate seed after seed for some hours.
+    Sim {
+        /// How long; fractions are fine.
+        #[arg(long, default_value_t = 1.0)]
+        hours: f64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1_000_000)]
+        first_seed: u64,
+        /// Further arguments for the simulator.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run all scenarios on real processes again and again.
+    Cluster {
+        /// How often.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// Only scenarios whose name contains this.
+        scenario: Option<String>,
+    },
+    /// One hour of simulation, then ten rounds of all scenarios.
+    All,
+}
+
+pub(crate) fn run(proof: &Proof) -> Result<()> {
+    match proof {
+        Proof::Sim { hours, first_seed, args } => simulate(*hours, *first_seed, args),
+        Proof::Cluster { rounds, scenario } => scenarios(*rounds, scenario.as_deref()),
+        Proof::All => {
+            simulate(1.0, 1_000_000, &[])?;
+            scenarios(10, None)
+        }
+    }
+}
+
+fn simulate(hours: f64, first_seed: u64, args: &[String]) -> Result<()> {
+    let limit = Duration::try_from_secs_f64(hours * 3600.0).context("--hours")?;
+    let started = Instant::now();
+    let mut next = first_seed;
+    while started.elapsed() < limit {
+        let end = next.checked_add(SEEDS_A_RUN).context("the seeds are used up")?;
+        sim::run(&sim::Args { seeds: format!("{next}..{end}"), args: args.to_vec() })
+            .with_context(|| format!("in seeds {next}..{end}"))?;
+        next = end;
+        let minutes = started.elapsed().as_secs_f64() / 60.0;
+        println!("prove sim: seeds {first_seed}..{next} passed in {minutes:.1} minutes");
+        if command::interrupted() {
+            bail!("interrupted after seeds {first_seed}..{next}");
+        }
+    }
+    Ok(())
+}
+
+fn scenarios(rounds: u32, scenario: Option<&str>) -> Result<()> {
+    for round in 1..=rounds {
+        cluster::run(&cluster::Args { scenario: scenario.map(str::to_owned), list: false })
+            .with_context(|| format!("in round {round}"))?;
+        println!("prove cluster: round {round} of {rounds} passed");
+    }
+    Ok(())
+}
