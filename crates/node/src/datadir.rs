@@ -1,0 +1,402 @@
+//! The data directory: one running node at a time, one member of one cluster for good.
+//!
+//! ```text
+//! <data-dir>/LOCK       held (flock) for as long as a node runs on the directory
+//! <data-dir>/IDENTITY   JSON: format, cluster and member id, name; written once, synced
+//! <data-dir>/…          what the node's stores keep
+//! ```
+//!
+//! A directory is refused, untouched, where it is etcd's, another cluster's or member's, a newer format's, or
+//! holds files of unknown origin. The lock goes with the process, also when it is killed.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::config::ClusterState;
+use crate::identity::Identity;
+
+/// The layout of the directory that this version writes and reads.
+pub const FORMAT: u32 = 1;
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "IDENTITY";
+const IDENTITY_NEW: &str = "IDENTITY.new";
+
+/// What may lie in a directory that holds no identity yet: the remains of a first start that was cut short.
+const REMAINS: [&str; 3] = [LOCK, IDENTITY_NEW, "lost+found"];
+
+/// A data directory held by this process until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    fresh: bool,
+    _lock: File,
+}
+
+/// Why a directory cannot be a node's data directory.
+#[derive(Debug, Error)]
+pub enum DataDirError {
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another process has the lock.
+    #[error("the data directory {} is locked by a running node", .0.display())]
+    Locked(PathBuf),
+    /// etcd's own data.
+    #[error(
+        "{} is a data directory of etcd; conclave has a format of its own and does not read it: give another --data-dir",
+        .0.display()
+    )]
+    Etcd(PathBuf),
+    /// Files that no node wrote.
+    #[error("the data directory {} holds no conclave data but is not empty (it has {found:?})", .path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// One of the files.
+        found: String,
+    },
+    /// The identity file does not read.
+    #[error("the identity file {} is damaged: {reason}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory was written by a version with another layout.
+    #[error(
+        "the data directory {} has format {found}; this version of conclave reads format {FORMAT}",
+        .path.display()
+    )]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// The directory belongs to another cluster.
+    #[error(
+        "the data directory {} belongs to cluster {found:x} (member {name:?}), not to cluster {expected:x} that the flags describe",
+        .path.display()
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Its cluster.
+        found: u64,
+        /// The name of the member that wrote it.
+        name: String,
+        /// The configured cluster.
+        expected: u64,
+    },
+    /// The directory belongs to another member of the cluster.
+    #[error(
+        "the data directory {} belongs to member {found:x} ({name:?}) of this cluster, not to member {expected:x}",
+        .path.display()
+    )]
+    OtherMember {
+        /// The directory.
+        path: PathBuf,
+        /// Its member.
+        found: u64,
+        /// That member's name.
+        name: String,
+        /// The configured member.
+        expected: u64,
+    },
+    /// A new member of a running cluster.
+    #[error(
+        "joining a running cluster (--initial-cluster-state=existing) is known to etcd but not served by conclave yet"
+    )]
+    Joining,
+}
+
+/// The contents of the identity file. Ids are hexadecimal texts: JSON numbers lose precision beyond 2⁵³.
+#[derive(Debug, Serialize, Deserialize)]
+struct IdentityFile {
+    format: u32,
+    #[serde(default)]
+    cluster_id: String,
+    #[serde(default)]
+    member_id: String,
+    #[serde(default)]
+    name: String,
+}
+
+impl DataDir {
+    /// Creates the directory where it is missing, locks it, and checks or records whose it is. Durable when it
+    /// returns.
+    ///
+    /// # Errors
+    /// See [`DataDirError`]; nothing of the directory's contents has been changed then.
+    pub fn open(
+        path: &Path,
+        identity: Identity,
+        name: &str,
+        state: ClusterState,
+    ) -> Result<Self, DataDirError> {
+        refuse_etcd(path)?;
+        let created = create(path)?;
+        if !created {
+            refuse_foreign(path)?;
+        }
+        let lock = lock(path)?;
+        let fresh = match read_identity(path)? {
+            Some(found) => {
+                compare(path, &found, identity)?;
+                false
+            }
+            None if state == ClusterState::Existing => return Err(DataDirError::Joining),
+            None => {
+                write_identity(path, identity, name)?;
+                true
+            }
+        };
+        Ok(Self { path: path.to_owned(), fresh, _lock: lock })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the member starts here for the first time.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DataDirError + 'a {
+    move |source| DataDirError::Io { action, path: path.to_owned(), source }
+}
+
+fn refuse_etcd(path: &Path) -> Result<(), DataDirError> {
+    let member = path.join("member");
+    if member.join("snap").exists() || member.join("wal").exists() {
+        return Err(DataDirError::Etcd(path.to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether the directory had to be created. Its name in its parent is synced, or a power cut could take it.
+fn create(path: &Path) -> Result<bool, DataDirError> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(path).map_err(failed("create the data directory", path))?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    sync_directory(parent)?;
+    Ok(true)
+}
+
+fn refuse_foreign(path: &Path) -> Result<(), DataDirError> {
+    if path.join(IDENTITY).exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).map_err(failed("read the data directory", path))?;
+    for entry in entries {
+        let found = entry.map_err(failed("read the data directory", path))?.file_name();
+        let found = found.to_string_lossy();
+        if !REMAINS.contains(&found.as_ref()) {
+            return Err(DataDirError::Foreign { path: path.to_owned(), found: found.into_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, DataDirError> {
+    let file = path.join(LOCK);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&file)
+        .map_err(failed("open the lock file", &file))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::Locked(path.to_owned())),
+        Err(TryLockError::Error(source)) => {
+            Err(DataDirError::Io { action: "lock the data directory by", path: file, source })
+        }
+    }
+}
+
+fn read_identity(path: &Path) -> Result<Option<IdentityFile>, DataDirError> {
+    let file = path.join(IDENTITY);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(DataDirError::Damaged { path: file, reason: error.to_string() });
+        }
+        Err(error) => return Err(failed("read the identity file", &file)(error)),
+    };
+    let identity: IdentityFile = serde_json::from_str(&text)
+        .map_err(|error| DataDirError::Damaged { path: file, reason: error.to_string() })?;
+    if identity.format != FORMAT {
+        return Err(DataDirError::Format { path: path.to_owned(), found: identity.format });
+    }
+    Ok(Some(identity))
+}
+
+fn compare(path: &Path, found: &IdentityFile, expected: Identity) -> Result<(), DataDirError> {
+    let id = |text: &str| {
+        u64::from_str_radix(text, 16).map_err(|_| DataDirError::Damaged {
+            path: path.join(IDENTITY),
+            reason: format!("{text:?} is not an id"),
+        })
+    };
+    let (cluster_id, member_id) = (id(&found.cluster_id)?, id(&found.member_id)?);
+    if cluster_id != expected.cluster_id {
+        return Err(DataDirError::OtherCluster {
+            path: path.to_owned(),
+            found: cluster_id,
+            name: found.name.clone(),
+            expected: expected.cluster_id,
+        });
+    }
+    if member_id != expected.member_id {
+        return Err(DataDirError::OtherMember {
+            path: path.to_owned(),
+            found: member_id,
+            name: found.name.clone(),
+            expected: expected.member_id,
+        });
+    }
+    Ok(())
+}
+
+/// Writes aside, syncs, renames, syncs the directory: after a crash the file is whole or absent.
+fn write_identity(path: &Path, identity: Identity, name: &str) -> Result<(), DataDirError> {
+    let contents = IdentityFile {
+        format: FORMAT,
+        cluster_id: format!("{:x}", identity.cluster_id),
+        member_id: format!("{:x}", identity.member_id),
+        name: name.to_owned(),
+    };
+    let file = path.join(IDENTITY_NEW);
+    let write = || {
+        let mut text = serde_json::to_vec_pretty(&contents)?;
+        text.push(b'\n');
+        let mut out = File::create(&file)?;
+        out.write_all(&text)?;
+        out.sync_all()?;
+        fs::rename(&file, path.join(IDENTITY))
+    };
+    write().map_err(failed("write the identity file", &file))?;
+    sync_directory(path)
+}
+
+fn sync_directory(path: &Path) -> Result<(), DataDirError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(failed("sync the directory", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: Identity = Identity { cluster_id: 0xc1, member_id: 0xa };
+
+    fn open(path: &Path, identity: Identity) -> Result<DataDir, DataDirError> {
+        DataDir::open(path, identity, "m1", ClusterState::New)
+    }
+
+    fn refusal(path: &Path, identity: Identity) -> String {
+        let error = open(path, identity).expect_err("refused").to_string();
+        error.replace(&path.display().to_string(), "DIR")
+    }
+
+    #[test]
+    fn a_directory_is_created_and_found_again() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b");
+        assert!(open(&path, ME).unwrap().is_fresh());
+        assert!(!open(&path, ME).unwrap().is_fresh());
+        // The state counts only at the first start.
+        DataDir::open(&path, ME, "m1", ClusterState::Existing).unwrap();
+    }
+
+    #[test]
+    fn two_nodes_never_share_a_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let held = open(root.path(), ME).unwrap();
+        assert_eq!(refusal(root.path(), ME), "the data directory DIR is locked by a running node");
+        drop(held);
+        open(root.path(), ME).unwrap();
+    }
+
+    #[test]
+    fn a_first_start_cut_short_is_taken_up() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(LOCK), "").unwrap();
+        fs::write(root.path().join(IDENTITY_NEW), "{\"form").unwrap();
+        assert!(open(root.path(), ME).unwrap().is_fresh());
+    }
+
+    #[test]
+    fn directories_of_others_are_refused_untouched() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::create_dir_all(path("etcd/member/wal")).unwrap();
+        fs::create_dir_all(path("foreign")).unwrap();
+        fs::write(path("foreign").join("photo.png"), "x").unwrap();
+        drop(open(&path("mine"), ME).unwrap());
+        for (name, identity) in [
+            ("damaged", "\u{0}"),
+            ("newer", "{\"format\": 7, \"shards\": []}"),
+            ("ids", "{\"format\": 1, \"cluster_id\": \"?\"}"),
+        ] {
+            fs::create_dir_all(path(name)).unwrap();
+            fs::write(path(name).join(IDENTITY), identity).unwrap();
+        }
+        fs::write(path("file"), "x").unwrap();
+        let refusals = [
+            refusal(&path("etcd"), ME),
+            refusal(&path("foreign"), ME),
+            refusal(&path("mine"), Identity { cluster_id: 0xc2, ..ME }),
+            refusal(&path("mine"), Identity { member_id: 0xb, ..ME }),
+            refusal(&path("damaged"), ME),
+            refusal(&path("newer"), ME),
+            refusal(&path("ids"), ME),
+            refusal(&path("file"), ME),
+            DataDir::open(&path("new"), ME, "m1", ClusterState::Existing).expect_err("refused").to_string(),
+        ]
+        .join("\n");
+        expect_test::expect![[r#"
+            DIR is a data directory of etcd; conclave has a format of its own and does not read it: give another --data-dir
+            the data directory DIR holds no conclave data but is not empty (it has "photo.png")
+            the data directory DIR belongs to cluster c1 (member "m1"), not to cluster c2 that the flags describe
+            the data directory DIR belongs to member a ("m1") of this cluster, not to member b
+            the identity file DIR/IDENTITY is damaged: expected value at line 1 column 1
+            the data directory DIR has format 7; this version of conclave reads format 1
+            the identity file DIR/IDENTITY is damaged: "?" is not an id
+            cannot create the data directory DIR: File exists (os error 17)
+            joining a running cluster (--initial-cluster-state=existing) is known to etcd but not served by conclave yet"#]].assert_eq(&refusals);
+        assert_eq!(fs::read_dir(path("etcd")).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(path("foreign")).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,141 @@
+//! Who a member is: ids that every member derives alike from the list of members and the cluster's token.
+//!
+//! As in etcd, ids are digests, so that a cluster needs no coordinator to hand them out: a member's is that of
+//! its peer addresses and the token, the cluster's that of its members' ids.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::config::Config;
+use crate::config::url::Url;
+
+/// Which member of which cluster a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The cluster. Never zero.
+    pub cluster_id: u64,
+    /// The member. Never zero.
+    pub member_id: u64,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "member {:x} of cluster {:x}", self.member_id, self.cluster_id)
+    }
+}
+
+/// A member as the list of members names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its peer addresses, sorted.
+    pub peer_urls: Vec<Url>,
+}
+
+/// The cluster a configuration describes, seen from one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Who this member is.
+    pub identity: Identity,
+    /// All members, this one too, by id.
+    pub members: Vec<Peer>,
+}
+
+/// Why no ids can be derived.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    /// The configuration's members leave this one out.
+    #[error("couldn't find local name {0:?} in the initial cluster configuration")]
+    NotAMember(String),
+    /// Two members have the same digest.
+    #[error("members {0:?} and {1:?} of the initial cluster have the same id")]
+    SameId(String, String),
+}
+
+/// Derives the ids of a new cluster.
+///
+/// # Errors
+/// Where the configuration was not validated, or two digests are equal.
+pub fn bootstrap(config: &Config) -> Result<Bootstrap, IdentityError> {
+    let mut by_id = BTreeMap::new();
+    for (name, urls) in &config.initial_cluster {
+        let id = member_id(urls, &config.initial_cluster_token);
+        let peer = Peer { id, name: name.clone(), peer_urls: urls.clone() };
+        if let Some(other) = by_id.insert(id, peer) {
+            return Err(IdentityError::SameId(other.name, name.clone()));
+        }
+    }
+    let members: Vec<_> = by_id.into_values().collect();
+    let member_id = members
+        .iter()
+        .find(|peer| peer.name == config.name)
+        .ok_or_else(|| IdentityError::NotAMember(config.name.clone()))?
+        .id;
+    let cluster_id = digest(members.iter().map(|peer| peer.id.to_be_bytes()));
+    Ok(Bootstrap { identity: Identity { cluster_id, member_id }, members })
+}
+
+fn member_id(urls: &[Url], token: &str) -> u64 {
+    let mut urls: Vec<_> = urls.iter().map(ToString::to_string).collect();
+    urls.sort();
+    let token = token.to_owned();
+    digest(urls.into_iter().chain([token]))
+}
+
+/// The first eight bytes of the parts' SHA-256; each part is preceded by its length, so that no two lists of
+/// parts read alike.
+fn digest(parts: impl Iterator<Item = impl AsRef<[u8]>>) -> u64 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.as_ref().len() as u64).to_be_bytes());
+        hash.update(part.as_ref());
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.finalize()[..8]);
+    // Zero is nobody.
+    u64::from_be_bytes(first).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::url::parse_members;
+
+    fn config(name: &str, members: &str, token: &str) -> Config {
+        Config {
+            name: name.to_owned(),
+            initial_cluster: parse_members(members).unwrap(),
+            initial_cluster_token: token.to_owned(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn every_member_derives_the_same_cluster() {
+        let members = "a=http://h:1,b=http://h:2,c=http://h:3";
+        let a = bootstrap(&config("a", members, "t")).unwrap();
+        let b = bootstrap(&config("b", "c=http://h:3,b=http://h:2,a=http://h:1", "t")).unwrap();
+        assert_eq!((a.identity.cluster_id, &a.members), (b.identity.cluster_id, &b.members));
+        assert_ne!(a.identity.member_id, b.identity.member_id);
+        let other = bootstrap(&config("a", members, "u")).unwrap();
+        assert_ne!(a.identity.cluster_id, other.identity.cluster_id);
+    }
+
+    #[test]
+    fn ids_stay_what_they_are() {
+        let lone = bootstrap(&Config::default()).unwrap();
+        expect_test::expect!["member 4dc9c8d97897f841 of cluster 680e7f20c92fe2e3"]
+            .assert_eq(&lone.identity.to_string());
+    }
+
+    #[test]
+    fn a_stranger_has_no_identity() {
+        assert!(bootstrap(&config("z", "a=http://h:1", "t")).is_err());
+    }
+}
