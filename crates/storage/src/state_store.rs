@@ -7,7 +7,10 @@
 use std::{fmt, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
-use conclave_consensus::SnapshotMeta;
+use conclave_consensus::{GroupId, SnapshotMeta};
+
+/// The longest key a store takes, in bytes.
+pub const STATE_KEY_BYTES_MAX: usize = 65_000;
 
 /// What a checkpoint says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,18 @@ pub type Pair = (Bytes, Bytes);
 /// Pairs in key order, as a scan gives them.
 pub type Scan<'a> = Box<dyn Iterator<Item = Result<Pair, StateError>> + Send + 'a>;
 
+/// Holds the state of all groups of a process.
+pub trait StateEngine: Send + Sync + fmt::Debug {
+    /// Opens a group's present generation, the one that the group's last durable `Reset` names, or zero; every other generation of the
+    /// group, finished or not, is deleted. Generation zero begins empty if it does not exist: whether it *ought* to hold
+    /// a checkpoint is for the caller to know, from where its log begins.
+    ///
+    /// # Errors
+    /// [`StateError::NoGeneration`] if a generation above zero was never finished, [`StateError::InUse`] if the group is open
+    /// already, or the engine's.
+    fn store(&self, group: GroupId, generation: u64) -> Result<Arc<dyn StateStore>, StateError>;
+}
+
 /// An ordered map of byte strings, one per group, that changes only by checkpoints.
 pub trait StateStore: Send + Sync + fmt::Debug {
     /// The last completed checkpoint; `None` in a new store.
@@ -39,10 +54,12 @@ pub trait StateStore: Send + Sync + fmt::Debug {
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, reverse: bool) -> Scan<'static>;
 
     /// Replaces (`Some`) or removes (`None`) each key of a run in strictly ascending key order, together with the checkpoint record:
-    /// all or nothing, durable on return.
+    /// all or nothing, durable on return. Blocks for as long as the disk takes, and while the engine is too far behind with
+    /// merging earlier runs; reads go on.
     ///
     /// # Errors
-    /// After an error the store is as before the call, or the error is final; it never is in between.
+    /// After an error the store is as before the call, or the error is final and returned by every later call; it never is in
+    /// between. [`StateError::Full`] may be retried once there is space.
     fn ingest(
         &self,
         checkpoint: Checkpoint,
@@ -52,17 +69,18 @@ pub trait StateStore: Send + Sync + fmt::Debug {
     /// A consistent view of the last completed checkpoint, kept whatever is ingested meanwhile.
     fn view(&self) -> Arc<dyn StateView>;
 
-    /// Begins a new generation beside the present one, for a snapshot that arrives. A half-built one of the same number is
+    /// Begins a new generation beside the present one, for a snapshot that arrives. An earlier one of the same number is
     /// thrown away first.
     ///
     /// # Errors
-    /// The engine's.
+    /// [`StateError::InUse`] for the present generation and for one whose builder still lives, or the engine's.
     fn build(&self, generation: u64) -> Result<Box<dyn StateBuilder>, StateError>;
 
-    /// Makes a finished generation the present one and deletes all others. Called once `Reset` naming it is durable.
+    /// Makes a finished generation the present one and deletes all others, each as soon as no view or scan of it lives.
+    /// Called once `Reset` naming it is durable. Does nothing if it is the present one already.
     ///
     /// # Errors
-    /// If that generation was not finished.
+    /// [`StateError::NoGeneration`] if that generation was not finished since the store was opened.
     fn switch(&self, generation: u64) -> Result<(), StateError>;
 
     /// The present generation; zero at first.
@@ -102,9 +120,29 @@ pub enum StateError {
     /// Keys of a run did not ascend.
     #[error("keys of a sorted run out of order")]
     Unsorted,
+    /// A key longer than [`STATE_KEY_BYTES_MAX`].
+    #[error("a key of {0} bytes is longer than the {STATE_KEY_BYTES_MAX} that can be stored")]
+    KeyTooLong(usize),
     /// The generation named was not built.
     #[error("state generation {0} does not exist")]
     NoGeneration(u64),
+    /// The generation named is open, or being built, already.
+    #[error("state generation {0} is in use")]
+    InUse(u64),
+    /// The store was closed by a crash or a newer opening (in memory only).
+    #[error("state store was closed")]
+    Closed,
+    /// A directory that holds something else.
+    #[error("{path} is not a state directory: {why}")]
+    Foreign {
+        /// The directory.
+        path: String,
+        /// What gives it away.
+        why: String,
+    },
+    /// Another process has the directory open.
+    #[error("state directory {0} is in use by another process")]
+    Locked(String),
     /// What is stored does not read as what was written.
     #[error("state is damaged: {0}")]
     Damaged(String),

@@ -1,0 +1,7 @@
+//! What every implementation of a trait of this crate must pass. Public, so that engines of others can be held to it too.
+//!
+//! A suite panics at the first violation, with what was expected.
+
+mod state_store;
+
+pub use state_store::state_store;
