@@ -69,6 +69,15 @@ pub fn terminate(child: &Child) {
     }
 }
 
+/// Sends a signal to a process that must still be there.
+///
+/// # Errors
+/// When the system refuses.
+pub fn signal(child: &Child, signal: Signal) -> Result<()> {
+    let pid = pid_of(child).context("the process has no id")?;
+    rustix::process::kill_process(pid, signal).context("sending a signal")
+}
+
 fn signal_group(child: &Child, signal: Signal) {
     if let Some(pid) = pid_of(child) {
         let _ = rustix::process::kill_process_group(pid, signal);

@@ -148,6 +148,22 @@ impl Server {
         Ok(())
     }
 
+    /// Stops the process where it stands (SIGSTOP), as a long pause of its machine would.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn pause(&self) -> Result<()> {
+        command::signal(&self.child, rustix::process::Signal::STOP)
+    }
+
+    /// Lets a paused process go on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn resume(&self) -> Result<()> {
+        command::signal(&self.child, rustix::process::Signal::CONT)
+    }
+
     /// Starts the process again with the same flags on the same data.
     ///
     /// # Errors
@@ -174,37 +190,73 @@ pub struct Cluster {
     servers: Vec<Server>,
 }
 
-impl Cluster {
-    /// Starts a cluster of `ports.len()` nodes of `program` with its data and logs under `dir`, with default settings.
+/// How a cluster is started, where the defaults will not do.
+#[derive(Clone, Debug)]
+pub struct Launch<'a> {
+    /// The server's program.
+    pub program: &'a Path,
+    /// Where data and logs go.
+    pub dir: &'a Path,
+    /// One pair of ports a node.
+    pub ports: &'a [Ports],
+    /// The port at which each node is reached by its peers, where a proxy stands before the one it listens on.
+    pub advertised_peers: Option<&'a [u16]>,
+    /// Further flags, for every node.
+    pub flags: &'a [String],
+    /// Further variables of the environment, for every node.
+    pub environment: &'a [(String, String)],
+}
+
+impl<'a> Launch<'a> {
+    /// The defaults.
+    pub fn new(program: &'a Path, dir: &'a Path, ports: &'a [Ports]) -> Launch<'a> {
+        Launch { program, dir, ports, advertised_peers: None, flags: &[], environment: &[] }
+    }
+
+    /// Starts the nodes.
     ///
     /// # Errors
     /// When a port is in use (the message names it) or a process cannot be started.
-    pub fn start(program: &Path, dir: &Path, ports: &[Ports]) -> Result<Cluster> {
-        let busy = Ports::in_use(ports);
+    pub fn start(&self) -> Result<Cluster> {
+        let busy = Ports::in_use(self.ports);
         if !busy.is_empty() {
             let busy: Vec<String> = busy.iter().map(u16::to_string).collect();
             bail!("in use already: port {}", busy.join(", "));
         }
-        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        fs::create_dir_all(self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         let name = |i: usize| format!("n{}", i + 1);
-        let members: Vec<String> = ports
-            .iter()
-            .enumerate()
-            .map(|(i, p)| format!("{}=http://127.0.0.1:{}", name(i), p.peer))
-            .collect();
+        let reached = |i: usize| {
+            let port = self.advertised_peers.map_or(self.ports[i].peer, |advertised| advertised[i]);
+            format!("http://127.0.0.1:{port}")
+        };
+        let members: Vec<String> =
+            (0..self.ports.len()).map(|i| format!("{}={}", name(i), reached(i))).collect();
         let members = members.join(",");
-        let mut servers = Vec::with_capacity(ports.len());
-        for (i, p) in ports.iter().enumerate() {
+        let mut servers = Vec::with_capacity(self.ports.len());
+        for (i, p) in self.ports.iter().enumerate() {
             let client = format!("http://127.0.0.1:{}", p.client);
             let peer = format!("http://127.0.0.1:{}", p.peer);
-            let mut command = Command::new(program);
-            command.arg("--name").arg(name(i)).arg("--data-dir").arg(dir.join(name(i)));
+            let mut command = Command::new(self.program);
+            command.arg("--name").arg(name(i)).arg("--data-dir").arg(self.dir.join(name(i)));
             command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-            command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+            command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &reached(i)]);
             command.args(["--initial-cluster", &members, "--initial-cluster-state", "new"]);
-            servers.push(Server::spawn(name(i), *p, dir.join(format!("{}.log", name(i))), command)?);
+            command.args(self.flags);
+            command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+            let log = self.dir.join(format!("{}.log", name(i)));
+            servers.push(Server::spawn(name(i), *p, log, command)?);
         }
         Ok(Cluster { servers })
+    }
+}
+
+impl Cluster {
+    /// Starts a cluster of `ports.len()` nodes of `program` with its data and logs under `dir`, with default settings.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start(program: &Path, dir: &Path, ports: &[Ports]) -> Result<Cluster> {
+        Launch::new(program, dir, ports).start()
     }
 
     /// Waits until every server says that it serves.
