@@ -354,6 +354,9 @@ pub trait Consensus: Send + fmt::Debug {
     /// A view for people, metrics and checkers.
     fn status(&self) -> Status;
 
+    /// Which replica this is.
+    fn replica(&self) -> ReplicaId;
+
     /// Who leads as far as this replica knows; [`status`](Self::status) without its allocations.
     fn leader(&self) -> Option<ReplicaId>;
 }

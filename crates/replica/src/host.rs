@@ -1,0 +1,548 @@
+//! The host: every group of a process, stepped as one value.
+//!
+//! A host owns consensus cores and knows which node each replica lives on. It is stepped with [`HostInput`]s and drained of
+//! [`HostEffect`]s; like a core it reads no clock and waits for nothing, so a simulator drives it unchanged.
+//!
+//! What it adds to the cores:
+//! - replicas are resolved to nodes, and packets from a node that does not host the replica they claim to be from are dropped;
+//! - proposals made where the leader is not are forwarded to its node, at most once; while no leader is known they are *parked*, bounded in
+//!   number, bytes and time;
+//! - snapshots are fetched piece by piece (see [`fetch`](crate::fetch)).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use conclave_consensus::{
+    Config, Consensus, Effect, GroupId, Input, Message, NodeId, Outcome, Proposal, ProposalId, ReadError,
+    ReadId, ReadMode, ReplicaId, Slot, Status, StepError, Time,
+};
+use conclave_transport::Packet;
+
+use crate::{
+    effects::{HostEffect, HostInput, ProposeError},
+    fetch::{Fetch, FetchStep},
+};
+
+/// How a host is set up.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Which node this is.
+    pub node: NodeId,
+    /// How many proposals of a group may wait for a leader to be known. Default 4,096; more are refused as busy.
+    pub parked_max: usize,
+    /// How many bytes of them. Default 64 MiB.
+    pub parked_bytes_max: usize,
+    /// How long they wait before they fail. Default 3 s.
+    pub parked_for: Duration,
+    /// How long a snapshot's piece may take before it is asked for again. Default 2 s.
+    pub piece_timeout: Duration,
+}
+
+impl HostConfig {
+    /// The defaults for a node.
+    #[must_use]
+    pub fn of(node: NodeId) -> Self {
+        Self {
+            node,
+            parked_max: 4_096,
+            parked_bytes_max: 64 << 20,
+            parked_for: Duration::from_secs(3),
+            piece_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Things that go wrong at the edges, counted for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostCounters {
+    /// Messages a core or the host refused as malformed or misaddressed.
+    pub bad_messages: u64,
+    /// Proposals forwarded to another node.
+    pub forwarded: u64,
+    /// Proposals that failed here.
+    pub proposals_failed: u64,
+    /// Times the leader of some group changed.
+    pub leader_changes: u64,
+}
+
+#[derive(Debug)]
+struct Parked {
+    until: Time,
+    batch: Vec<Proposal>,
+}
+
+#[derive(Debug)]
+struct Group {
+    core: Box<dyn Consensus>,
+    config: Config,
+    leader: Option<ReplicaId>,
+    parked: VecDeque<Parked>,
+    parked_count: usize,
+    parked_bytes: usize,
+    reads: BTreeSet<ReadId>,
+    fetch: Option<Fetch>,
+    fetches: u64,
+    generation: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Host {
+    config: HostConfig,
+    groups: BTreeMap<GroupId, Group>,
+    /// Groups stepped since the last drain.
+    touched: BTreeSet<GroupId>,
+    effects: Vec<HostEffect>,
+    scratch: Vec<Effect>,
+    counters: HostCounters,
+    now: Time,
+}
+
+impl Host {
+    /// A host without groups.
+    #[must_use]
+    pub fn new(config: HostConfig) -> Self {
+        Self {
+            config,
+            groups: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            effects: Vec::new(),
+            scratch: Vec::new(),
+            counters: HostCounters::default(),
+            now: Time(0),
+        }
+    }
+
+    /// Adds a group's replica. `generation` is the state generation in use, so that a snapshot is built beside it.
+    pub fn add_group(&mut self, group: GroupId, core: Box<dyn Consensus>, generation: u64) {
+        let status = core.status();
+        self.groups.insert(
+            group,
+            Group {
+                core,
+                config: status.config,
+                leader: status.leader,
+                parked: VecDeque::new(),
+                parked_count: 0,
+                parked_bytes: 0,
+                reads: BTreeSet::new(),
+                fetch: None,
+                fetches: 0,
+                generation,
+            },
+        );
+        self.touched.insert(group);
+    }
+
+    /// The groups here, in order.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.keys().copied()
+    }
+
+    /// A core's state.
+    #[must_use]
+    pub fn status(&self, group: GroupId) -> Option<Status> {
+        self.groups.get(&group).map(|g| g.core.status())
+    }
+
+    /// What went wrong at the edges so far.
+    #[must_use]
+    pub fn counters(&self) -> HostCounters {
+        self.counters
+    }
+
+    /// When the host wants a `Tick`.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.groups
+            .values()
+            .flat_map(|g| {
+                [
+                    g.core.next_deadline(),
+                    g.parked.front().map(|p| p.until),
+                    g.fetch.as_ref().map(Fetch::deadline),
+                ]
+            })
+            .flatten()
+            .min()
+    }
+
+    /// Takes one input. `now` is read after the input arrived and never goes backwards.
+    pub fn step(&mut self, now: Time, input: HostInput) {
+        self.now = self.now.max(now);
+        match input {
+            HostInput::Tick => self.tick(),
+            HostInput::Packets { from, packets } => {
+                for packet in packets {
+                    self.packet(from, packet);
+                }
+            }
+            HostInput::Propose { group, batch } => {
+                let until = self.now.after(self.config.parked_for);
+                self.propose(group, batch, until);
+            }
+            HostInput::ReadBarrier { group, id } => self.read_barrier(group, id),
+            HostInput::Transfer { group, id, to } => self.transfer(group, id, to),
+            HostInput::Logged { group, mark } => self.feed(group, Input::Persisted(mark)),
+            HostInput::LogRead { group, id, result } => self.feed(group, Input::LogRead { id, result }),
+            HostInput::Applied { group, slot } => self.feed(group, Input::Applied(slot)),
+            HostInput::Checkpointed { group, meta } => self.feed(group, Input::Compacted(meta)),
+            HostInput::Installed { group, mark } => self.feed(group, Input::SnapshotInstalled(mark)),
+            HostInput::PieceStored { group, fetch } => {
+                self.fetch_step(
+                    group,
+                    |f, now| if f.id() == fetch { f.stored(now) } else { FetchStep::Nothing },
+                );
+            }
+            HostInput::SnapshotStored { group, fetch, meta } => {
+                let Some(g) = self.groups.get_mut(&group) else { return };
+                if g.fetch.take_if(|f| f.id() == fetch).is_some() {
+                    self.feed(group, Input::SnapshotReady(meta));
+                }
+            }
+            HostInput::SnapshotBroken { group, fetch } => {
+                let Some(g) = self.groups.get_mut(&group) else { return };
+                if g.fetch.take_if(|f| f.id() == fetch).is_some() {
+                    self.feed(group, Input::SnapshotFailed);
+                }
+            }
+        }
+    }
+
+    /// Moves what is to be done to the end of `out`, in the order in which it is to be done.
+    pub fn drain(&mut self, out: &mut Vec<HostEffect>) {
+        while let Some(group) = self.touched.pop_first() {
+            self.collect(group);
+        }
+        out.append(&mut self.effects);
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+        for group in groups {
+            let Some(g) = self.groups.get_mut(&group) else { continue };
+            while g.parked.front().is_some_and(|p| p.until <= now) {
+                let Some(parked) = g.parked.pop_front() else { break };
+                g.parked_count -= parked.batch.len();
+                g.parked_bytes -= bytes_of(&parked.batch);
+                self.counters.proposals_failed += parked.batch.len() as u64;
+                self.effects.extend(
+                    parked.batch.iter().map(|p| HostEffect::Failed { id: p.id, why: ProposeError::NoLeader }),
+                );
+            }
+            let leads = g.leader.is_some() && !g.parked.is_empty();
+            if g.core.next_deadline().is_some_and(|at| at <= now) {
+                self.feed(group, Input::Tick);
+            }
+            if leads {
+                // Parked under a leader that refused for a while, as during a transfer that came to nothing.
+                self.unpark(group);
+            }
+            self.fetch_step(group, Fetch::tick);
+        }
+    }
+
+    /// Steps a core and sorts its refusals: a peer's misbehaviour is counted, a broken invariant halts the node.
+    fn feed(&mut self, group: GroupId, input: Input) {
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        self.touched.insert(group);
+        match g.core.step(self.now, input) {
+            Ok(()) => {}
+            Err(StepError::Broken(why)) => self.effects.push(HostEffect::Halt { group, why }),
+            Err(_) => self.counters.bad_messages += 1,
+        }
+    }
+
+    fn packet(&mut self, from: NodeId, packet: Packet) {
+        match packet {
+            Packet::Consensus { group, message } => self.message(from, group, message),
+            Packet::Forward { group, batch } => self.forwarded(from, group, batch),
+            Packet::Refused { ids, outcome, busy, .. } => {
+                let why = match outcome {
+                    Outcome::Unknown => ProposeError::Unknown,
+                    Outcome::Dropped if busy => ProposeError::Busy,
+                    Outcome::Dropped => ProposeError::LeaderChanged,
+                };
+                for id in ids {
+                    if id.node == self.config.node {
+                        self.fail(id, why);
+                    }
+                }
+            }
+            Packet::SnapshotPull { group, fetch, at_least, piece } => {
+                if self.groups.get(&group).is_some_and(|g| g.config.nodes.values().any(|node| *node == from))
+                {
+                    self.effects.push(HostEffect::ServePiece {
+                        to: from,
+                        group,
+                        fetch,
+                        at_least: Slot(at_least),
+                        piece,
+                    });
+                }
+            }
+            Packet::SnapshotPiece { group, fetch, piece, body, last } => {
+                self.fetch_step(group, |f, now| f.arrived(now, from, fetch, piece, body, last));
+            }
+            // Requests between services pass by the host: the shell answers them.
+            Packet::Alive { .. } | Packet::Request { .. } | Packet::Response { .. } => {}
+        }
+    }
+
+    fn message(&mut self, from: NodeId, group: GroupId, message: Message) {
+        let Some(g) = self.groups.get(&group) else {
+            self.counters.bad_messages += 1;
+            return;
+        };
+        // A replica that this node does not know yet may be real: it was added by an entry that is still on its way. One that is
+        // known to live elsewhere is not.
+        if g.config.nodes.get(&message.from).is_some_and(|node| *node != from) {
+            self.counters.bad_messages += 1;
+            return;
+        }
+        self.feed(group, Input::Message(message));
+    }
+
+    /// `until` is when the batch fails if no leader is found for it.
+    fn propose(&mut self, group: GroupId, batch: Vec<Proposal>, until: Time) {
+        let Some(g) = self.groups.get_mut(&group) else {
+            self.fail_all(&batch, ProposeError::NoGroup);
+            return;
+        };
+        let Some(leader) = g.leader else {
+            self.park(group, batch, until);
+            return;
+        };
+        if leader == g.core.replica() {
+            if let Err(error) = self.propose_here(group, &batch) {
+                match error {
+                    StepError::NotLeader { .. } => self.park(group, batch, until),
+                    StepError::TooLarge { .. } => self.fail_all(&batch, ProposeError::TooLarge),
+                    _ => self.fail_all(&batch, ProposeError::Busy),
+                }
+            }
+            return;
+        }
+        match g.config.nodes.get(&leader) {
+            Some(to) => {
+                self.counters.forwarded += batch.len() as u64;
+                self.effects.push(HostEffect::Send { to: *to, packet: Packet::Forward { group, batch } });
+            }
+            None => self.park(group, batch, until),
+        }
+    }
+
+    /// Proposals share their payloads, so handing the core a copy of the batch copies a few words for each.
+    fn propose_here(&mut self, group: GroupId, batch: &[Proposal]) -> Result<(), StepError> {
+        let Some(g) = self.groups.get_mut(&group) else { return Err(StepError::NotLeader { leader: None }) };
+        self.touched.insert(group);
+        let result = g.core.step(self.now, Input::Propose { batch: batch.to_vec(), only_in: None });
+        if let Err(StepError::Broken(why)) = result {
+            self.effects.push(HostEffect::Halt { group, why });
+        }
+        result
+    }
+
+    fn forwarded(&mut self, from: NodeId, group: GroupId, batch: Vec<Proposal>) {
+        let busy = match self.propose_here(group, &batch) {
+            Ok(()) => return,
+            Err(error) => !matches!(error, StepError::NotLeader { .. }),
+        };
+        let ids = batch.iter().map(|p| p.id).collect();
+        let packet = Packet::Refused { group, ids, outcome: Outcome::Dropped, busy };
+        self.effects.push(HostEffect::Send { to: from, packet });
+    }
+
+    fn park(&mut self, group: GroupId, batch: Vec<Proposal>, until: Time) {
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        let bytes = bytes_of(&batch);
+        if g.parked_count + batch.len() > self.config.parked_max
+            || g.parked_bytes + bytes > self.config.parked_bytes_max
+        {
+            self.fail_all(&batch, ProposeError::Busy);
+            return;
+        }
+        g.parked_count += batch.len();
+        g.parked_bytes += bytes;
+        g.parked.push_back(Parked { until, batch });
+    }
+
+    fn unpark(&mut self, group: GroupId) {
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        (g.parked_count, g.parked_bytes) = (0, 0);
+        for parked in std::mem::take(&mut g.parked) {
+            self.propose(group, parked.batch, parked.until);
+        }
+    }
+
+    fn read_barrier(&mut self, group: GroupId, id: ReadId) {
+        let Some(g) = self.groups.get_mut(&group) else {
+            self.effects.push(HostEffect::ReadFailed { group, id, why: ReadError::NoLeader });
+            return;
+        };
+        self.touched.insert(group);
+        g.reads.insert(id);
+        let why = match g.core.step(self.now, Input::ReadBarrier { id, mode: ReadMode::Follower }) {
+            Ok(()) => return,
+            Err(StepError::Busy) => ReadError::Busy,
+            Err(StepError::Broken(why)) => {
+                self.effects.push(HostEffect::Halt { group, why });
+                ReadError::NoLeader
+            }
+            Err(_) => ReadError::NoLeader,
+        };
+        g.reads.remove(&id);
+        self.effects.push(HostEffect::ReadFailed { group, id, why });
+    }
+
+    fn transfer(&mut self, group: GroupId, id: ProposalId, to: NodeId) {
+        let Some(g) = self.groups.get_mut(&group) else {
+            self.fail(id, ProposeError::NoGroup);
+            return;
+        };
+        self.touched.insert(group);
+        let heir = g.config.nodes.iter().find(|(_, node)| **node == to).map(|(replica, _)| *replica);
+        let refused = match heir {
+            Some(heir) => g.core.step(self.now, Input::Transfer { id, to: heir }).is_err(),
+            None => true,
+        };
+        if refused {
+            self.fail(id, ProposeError::LeaderChanged);
+        }
+    }
+
+    /// Turns a core's effects into the host's.
+    fn collect(&mut self, group: GroupId) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        g.core.drain(&mut scratch);
+        let mut led_anew = false;
+        for effect in scratch.drain(..) {
+            let Some(g) = self.groups.get_mut(&group) else { break };
+            match effect {
+                Effect::Send(message) => {
+                    if let Some(to) = g.config.nodes.get(&message.to) {
+                        let packet = Packet::Consensus { group, message };
+                        self.effects.push(HostEffect::Send { to: *to, packet });
+                    }
+                }
+                Effect::Write { ops } => {
+                    self.effects.push(HostEffect::Log { group, ops, mark: None, then: Vec::new() });
+                }
+                Effect::Persist { mark, ops, then } => {
+                    let then = then
+                        .into_iter()
+                        .filter_map(|message| {
+                            let to = *g.config.nodes.get(&message.to)?;
+                            Some((to, Packet::Consensus { group, message }))
+                        })
+                        .collect();
+                    self.effects.push(HostEffect::Log { group, ops, mark: Some(mark), then });
+                }
+                Effect::Commit(entries) => self.effects.push(HostEffect::Apply { group, entries }),
+                Effect::Lost { id, outcome } => self.lost(group, id, outcome),
+                Effect::ReadReady { id, at } => {
+                    if g.reads.remove(&id) {
+                        self.effects.push(HostEffect::ReadReady { group, id, at });
+                    }
+                }
+                Effect::ReadFailed { id, why } => {
+                    if g.reads.remove(&id) {
+                        self.effects.push(HostEffect::ReadFailed { group, id, why });
+                    }
+                }
+                Effect::ReadLog { id, range, bytes_max } => {
+                    self.effects.push(HostEffect::ReadLog { group, id, range, bytes_max });
+                }
+                Effect::FetchSnapshot { at_least, from } => self.fetch(group, at_least, &from),
+                Effect::InstallSnapshot { mark, meta } => {
+                    g.generation = meta.generation;
+                    self.effects.push(HostEffect::Install { group, mark, meta });
+                }
+                Effect::Membership { config, .. } => {
+                    g.config = config.clone();
+                    self.effects.push(HostEffect::Membership { group, config });
+                }
+                Effect::Role { ballot, leader, serving } => {
+                    led_anew |= leader.is_some() && g.leader != leader;
+                    self.counters.leader_changes += u64::from(leader.is_some() && g.leader != leader);
+                    g.leader = leader;
+                    let leader = leader.and_then(|replica| g.config.nodes.get(&replica).copied());
+                    self.effects.push(HostEffect::Role { group, ballot, leader, serving });
+                }
+            }
+        }
+        self.scratch = scratch;
+        if led_anew {
+            self.unpark(group);
+        }
+    }
+
+    fn lost(&mut self, group: GroupId, id: ProposalId, outcome: Outcome) {
+        if id.node == self.config.node {
+            let why = match outcome {
+                Outcome::Dropped => ProposeError::LeaderChanged,
+                Outcome::Unknown => ProposeError::Unknown,
+            };
+            self.fail(id, why);
+        } else if !id.is_none() {
+            let packet = Packet::Refused { group, ids: vec![id], outcome, busy: false };
+            self.effects.push(HostEffect::Send { to: id.node, packet });
+        }
+    }
+
+    fn fetch(&mut self, group: GroupId, at_least: Slot, from: &[ReplicaId]) {
+        let (now, timeout) = (self.now, self.config.piece_timeout);
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        let sources: Vec<NodeId> =
+            from.iter().filter_map(|replica| g.config.nodes.get(replica).copied()).collect();
+        if sources.is_empty() {
+            self.feed(group, Input::SnapshotFailed);
+            return;
+        }
+        g.fetches += 1;
+        // A new number for each attempt: what an abandoned one still writes lands in a generation that nobody names.
+        g.generation += 1;
+        g.fetch = Some(Fetch::new(g.fetches, g.generation, at_least, sources, now, timeout));
+        self.fetch_step(group, |f, _| f.pull());
+    }
+
+    fn fetch_step(&mut self, group: GroupId, step: impl FnOnce(&mut Fetch, Time) -> FetchStep) {
+        let now = self.now;
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(fetch) = g.fetch.as_mut() else { return };
+        match step(fetch, now) {
+            FetchStep::Nothing => {}
+            FetchStep::Pull { from, at_least, piece } => {
+                let packet = Packet::SnapshotPull { group, fetch: fetch.id(), at_least: at_least.0, piece };
+                self.effects.push(HostEffect::Send { to: from, packet });
+            }
+            FetchStep::Store { piece, body, last } => {
+                let (fetch, generation) = (fetch.id(), fetch.generation());
+                self.effects.push(HostEffect::StorePiece { group, fetch, piece, generation, body, last });
+            }
+            FetchStep::GiveUp => {
+                g.fetch = None;
+                self.feed(group, Input::SnapshotFailed);
+            }
+        }
+    }
+
+    fn fail(&mut self, id: ProposalId, why: ProposeError) {
+        self.counters.proposals_failed += 1;
+        self.effects.push(HostEffect::Failed { id, why });
+    }
+
+    fn fail_all(&mut self, batch: &[Proposal], why: ProposeError) {
+        for proposal in batch {
+            self.fail(proposal.id, why);
+        }
+    }
+}
+
+fn bytes_of(batch: &[Proposal]) -> usize {
+    batch.iter().map(|p| p.payload.len()).sum()
+}

@@ -1,0 +1,151 @@
+//! The `host` thread.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use conclave_consensus::{GroupId, NodeId};
+use conclave_transport::Packet;
+
+use super::{Fatal, Role, Shared, ShellInput, apply::ApplyJob, catchup::CatchupJob, clock, log::LogJob};
+use crate::{Host, HostEffect, HostInput};
+
+/// How often reads that wait for a leader are looked at.
+const READS_EVERY: Duration = Duration::from_millis(50);
+
+pub(super) fn run(shared: &Arc<Shared>, mut host: Host) {
+    let mut inputs = Vec::new();
+    let mut effects = Vec::new();
+    let mut out = Outgoing::default();
+    host.drain(&mut effects);
+    loop {
+        dispatch(shared, &mut effects, &mut out);
+        let mut wait = host.next_deadline().map(|at| at.since(clock::now()));
+        if shared.gates.values().any(|gate| gate.is_waiting()) {
+            wait = Some(wait.map_or(READS_EVERY, |wait| wait.min(READS_EVERY)));
+        }
+        if !shared.inbox.take(wait, &mut inputs) {
+            return;
+        }
+        // Read after the inputs arrived: a lease or a silence is never judged by an older clock.
+        let now = clock::now();
+        for input in Proposals::join(inputs.drain(..)) {
+            match input {
+                ShellInput::Host(input) => host.step(now, input),
+                // Whoever asked may have gone.
+                ShellInput::Status { group, answer } => drop(answer.send(host.status(group))),
+                ShellInput::Counters { answer } => drop(answer.send(host.counters())),
+            }
+        }
+        if host.next_deadline().is_some_and(|at| at <= now) {
+            host.step(now, HostInput::Tick);
+        }
+        for (group, gate) in &shared.gates {
+            if gate.is_waiting()
+                && let Some(id) = gate.tick(now)
+            {
+                host.step(now, HostInput::ReadBarrier { group: *group, id });
+            }
+        }
+        host.drain(&mut effects);
+    }
+}
+
+/// Joins neighbouring proposals of a group, so that the core is stepped once for them.
+struct Proposals<I: Iterator> {
+    inputs: std::iter::Peekable<I>,
+}
+
+impl<I: Iterator<Item = ShellInput>> Proposals<I> {
+    fn join(inputs: I) -> Self {
+        Self { inputs: inputs.peekable() }
+    }
+}
+
+impl<I: Iterator<Item = ShellInput>> Iterator for Proposals<I> {
+    type Item = ShellInput;
+
+    fn next(&mut self) -> Option<ShellInput> {
+        let mut first = self.inputs.next()?;
+        if let ShellInput::Host(HostInput::Propose { group, batch }) = &mut first {
+            let same = |next: &ShellInput| matches!(next, ShellInput::Host(HostInput::Propose { group: g, .. }) if g == group);
+            while let Some(ShellInput::Host(HostInput::Propose { batch: more, .. })) =
+                self.inputs.next_if(same)
+            {
+                batch.extend(more);
+            }
+        }
+        Some(first)
+    }
+}
+
+/// Packets and jobs of one drain, gathered so that each queue is locked once.
+#[derive(Default)]
+struct Outgoing {
+    packets: BTreeMap<NodeId, Vec<Packet>>,
+}
+
+fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgoing) {
+    for effect in effects.drain(..) {
+        match effect {
+            HostEffect::Send { to, packet } => out.packets.entry(to).or_default().push(packet),
+            HostEffect::Log { group, ops, mark, then } => {
+                shared.logs.push(LogJob::Append { group, ops, mark, then });
+            }
+            HostEffect::Install { group, mark, meta } => {
+                shared.logs.push(LogJob::Install { group, mark, meta })
+            }
+            HostEffect::Apply { group, entries } => shared.applies.push(ApplyJob::Entries { group, entries }),
+            HostEffect::ReadLog { group, id, range, bytes_max } => {
+                shared.catchups.push(CatchupJob::ReadLog { group, id, range, bytes_max });
+            }
+            HostEffect::StorePiece { group, fetch, piece, generation, body, last } => {
+                shared.catchups.push(CatchupJob::Store { group, fetch, piece, generation, body, last });
+            }
+            HostEffect::ServePiece { to, group, fetch, at_least, piece } => {
+                // Refused when too many wait: the asker asks again.
+                let _ = shared.catchups.offer(CatchupJob::Serve { to, group, fetch, at_least, piece });
+            }
+            HostEffect::Failed { id, why } => shared.waiters.fail(id, why),
+            HostEffect::ReadReady { group, id, at } => {
+                let begun = shared.gates.get(&group).and_then(|gate| gate.confirmed(id, at, clock::now()));
+                if let Some(id) = begun {
+                    shared.begin_barrier(group, id);
+                }
+            }
+            HostEffect::ReadFailed { group, id, why } => {
+                if let Some(gate) = shared.gates.get(&group) {
+                    gate.failed(id, why);
+                }
+            }
+            HostEffect::Role { group, ballot, leader, serving } => {
+                role(shared, group, Role { ballot, leader, serving })
+            }
+            HostEffect::Membership { group, config } => {
+                shared.configs.lock().insert(group, config);
+            }
+            HostEffect::Halt { group, why } => shared.halt(Fatal::Broken { group, why }),
+        }
+    }
+    for (to, packets) in &mut out.packets {
+        if !packets.is_empty() {
+            shared.transport().send(*to, packets);
+            packets.clear();
+        }
+    }
+}
+
+fn role(shared: &Shared, group: GroupId, role: Role) {
+    let Some(sender) = shared.roles.get(&group) else { return };
+    sender.send_if_modified(|old| {
+        if *old == role {
+            return false;
+        }
+        if old.leader != role.leader {
+            match role.leader {
+                Some(leader) => tracing::info!(%group, leader = format_args!("{:x}", leader.0), term = role.ballot.round, "leader elected"),
+                None => tracing::warn!(%group, term = role.ballot.round, "lost leader"),
+            }
+        }
+        *old = role;
+        true
+    });
+}

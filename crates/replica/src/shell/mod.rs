@@ -1,0 +1,436 @@
+//! The shell: threads that wait for clocks, disks and sockets around a [`Host`] that decides.
+//!
+//! | thread | waits for | does |
+//! |---|---|---|
+//! | `host` | its mailbox, the next deadline | steps the host, hands out its effects |
+//! | `log` | its mailbox, the disk | appends for all groups, one sync for all, then sends what had to be durable first |
+//! | `apply` | its mailbox | applies chosen entries, answers clients, lets reads go |
+//! | `checkpoint` | its mailbox, the disk | writes checkpoints |
+//! | `catchup` | its mailbox, the disk | reads the log back, stores and serves snapshots |
+//!
+//! Every queue is bounded: clients' proposals and reads by number (refused as busy), packets by number (dropped, as a network
+//! would), and everything else by the windows of the cores.
+
+mod apply;
+mod calls;
+mod catchup;
+mod clock;
+mod decide;
+mod log;
+mod mailbox;
+mod reads;
+mod waiters;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    thread::JoinHandle,
+};
+
+use bytes::Bytes;
+use conclave_consensus::{
+    Ballot, Config, Consensus, Epoch, GroupId, NodeId, Proposal, ReadError, SnapshotMeta, Status, Time,
+};
+use conclave_storage::{LogStore, StateMachine};
+use conclave_transport::{Inbound, Packet, Transport};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+pub use self::calls::Answerer;
+use self::{
+    apply::ApplyJob,
+    calls::Calls,
+    catchup::CatchupJob,
+    log::LogJob,
+    mailbox::{Mailbox, Refused},
+    reads::ReadGate,
+    waiters::Waiters,
+};
+use crate::{Applier, CheckpointPolicy, Host, HostConfig, HostCounters, HostInput, ProposeError};
+
+/// How a shell is set up.
+#[derive(Clone, Debug)]
+pub struct ShellConfig {
+    /// The host within.
+    pub host: HostConfig,
+    /// This boot of the node, from [`begin_epoch`](crate::begin_epoch).
+    pub epoch: Epoch,
+    /// When state is made durable.
+    pub checkpoint: CheckpointPolicy,
+    /// How many proposals of this node's clients may be unanswered; more are refused as busy. Default 8,192.
+    pub proposals_max: usize,
+    /// How many linearizable reads of a group may wait; more are refused as busy. Default 16,384.
+    pub reads_max: usize,
+    /// How many bunches of packets may wait for the host; more are dropped. Default 4,096.
+    pub packets_max: usize,
+}
+
+impl ShellConfig {
+    /// The defaults for a node's boot.
+    #[must_use]
+    pub fn of(node: NodeId, epoch: Epoch) -> Self {
+        Self {
+            host: HostConfig::of(node),
+            epoch,
+            checkpoint: CheckpointPolicy::default(),
+            proposals_max: 8_192,
+            reads_max: 16_384,
+            packets_max: 4_096,
+        }
+    }
+}
+
+/// One group to be run.
+#[derive(Debug)]
+pub struct GroupSetup {
+    /// Which.
+    pub group: GroupId,
+    /// Its engine, booted from the log and the state.
+    pub core: Box<dyn Consensus>,
+    /// Its state machine, opened at `state`.
+    pub machine: Box<dyn StateMachine>,
+    /// The last completed checkpoint, or the initial membership at slot 0.
+    pub state: SnapshotMeta,
+}
+
+/// Why a shell stopped by itself. The process must not go on: what is durable is unknown, or an invariant broke.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] conclave_storage::LogError),
+    /// The state engine failed.
+    #[error("state of group {group}: {source}")]
+    State {
+        /// Whose state.
+        group: GroupId,
+        /// What it said.
+        source: conclave_storage::StateError,
+    },
+    /// A core found an invariant broken.
+    #[error("group {group} broke an invariant: {why}")]
+    Broken {
+        /// Which group.
+        group: GroupId,
+        /// Which invariant.
+        why: &'static str,
+    },
+    /// A thread panicked.
+    #[error("thread {0} panicked")]
+    Panicked(&'static str),
+}
+
+/// Leadership of a group as known here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// The ballot.
+    pub ballot: Ballot,
+    /// The leader's node, if known.
+    pub leader: Option<NodeId>,
+    /// Whether this node leads and serves.
+    pub serving: bool,
+}
+
+/// What everyone around the host shares.
+pub(crate) struct Shared {
+    node: NodeId,
+    inbox: Mailbox<ShellInput>,
+    logs: Mailbox<LogJob>,
+    applies: Mailbox<ApplyJob>,
+    catchups: Mailbox<CatchupJob>,
+    packets_max: usize,
+    waiters: Arc<Waiters>,
+    gates: BTreeMap<GroupId, ReadGate>,
+    roles: BTreeMap<GroupId, watch::Sender<Role>>,
+    configs: Mutex<BTreeMap<GroupId, Config>>,
+    calls: Calls,
+    transport: OnceLock<Arc<dyn Transport>>,
+    fatal: watch::Sender<Option<Fatal>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+type ThreadBody = Box<dyn FnOnce(&Arc<Shared>) + Send>;
+
+/// What reaches the host's thread.
+#[derive(Debug)]
+pub(crate) enum ShellInput {
+    Host(HostInput),
+    Status { group: GroupId, answer: oneshot::Sender<Option<Status>> },
+    Counters { answer: oneshot::Sender<HostCounters> },
+}
+
+impl Shared {
+    fn transport(&self) -> &dyn Transport {
+        self.transport.get().expect("set before any thread starts").as_ref()
+    }
+
+    /// Stops everything for good, telling why; the first reason stays.
+    fn halt(&self, why: Fatal) {
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            if first {
+                tracing::error!(error = %why, "halting");
+                *fatal = Some(why);
+            }
+            first
+        });
+        self.close();
+    }
+
+    fn close(&self) {
+        self.inbox.close();
+        self.logs.close();
+        self.applies.close();
+        self.catchups.close();
+        self.waiters.fail_all(ProposeError::Stopped);
+        self.gates.values().for_each(ReadGate::fail_all);
+    }
+
+    fn begin_barrier(&self, group: GroupId, id: conclave_consensus::ReadId) {
+        self.inbox.push(ShellInput::Host(HostInput::ReadBarrier { group, id }));
+    }
+}
+
+/// A shell prepared but not started: the transport needs it to deliver to, and it needs the transport to send.
+#[derive(Debug)]
+pub struct Prepared {
+    shared: Arc<Shared>,
+    config: ShellConfig,
+    groups: Vec<GroupSetup>,
+}
+
+/// Delivers a transport's packets into a shell.
+#[derive(Debug)]
+struct Inlet(Arc<Shared>);
+
+impl Inbound for Inlet {
+    fn receive(&self, from: NodeId, mut packets: Vec<Packet>) {
+        let shared = &self.0;
+        let Some(transport) = shared.transport.get() else { return };
+        shared.calls.receive(from, &mut packets, transport.as_ref());
+        if packets.is_empty() {
+            return;
+        }
+        // A full mailbox loses packets as a network would; the engines are built for that.
+        if shared.inbox.offer(ShellInput::Host(HostInput::Packets { from, packets })) == Err(Refused::Full) {
+            tracing::debug!(%from, bound = shared.packets_max, "host is behind: packets dropped");
+        }
+    }
+}
+
+impl Prepared {
+    /// Prepares a shell for groups. `answerer` answers other nodes' questions.
+    #[must_use]
+    pub fn new(config: ShellConfig, groups: Vec<GroupSetup>, answerer: Option<Arc<dyn Answerer>>) -> Self {
+        let shared = Shared {
+            node: config.host.node,
+            inbox: Mailbox::new(config.packets_max.saturating_add(config.proposals_max)),
+            logs: Mailbox::new(usize::MAX),
+            applies: Mailbox::new(usize::MAX),
+            catchups: Mailbox::new(CATCHUPS_MAX),
+            packets_max: config.packets_max,
+            waiters: Waiters::new(config.host.node, config.epoch, config.proposals_max),
+            gates: groups.iter().map(|g| (g.group, ReadGate::new(g.state.slot, config.reads_max))).collect(),
+            roles: groups.iter().map(|g| (g.group, watch::Sender::new(Role::default()))).collect(),
+            configs: Mutex::new(groups.iter().map(|g| (g.group, g.core.status().config)).collect()),
+            calls: Calls::new(answerer),
+            transport: OnceLock::new(),
+            fatal: watch::Sender::new(None),
+        };
+        Self { shared: Arc::new(shared), config, groups }
+    }
+
+    /// Where the transport is to deliver.
+    #[must_use]
+    pub fn inbound(&self) -> Arc<dyn Inbound> {
+        Arc::new(Inlet(Arc::clone(&self.shared)))
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start(self, log: Arc<dyn LogStore>, transport: Arc<dyn Transport>) -> std::io::Result<Shell> {
+        let Self { shared, config, groups } = self;
+        // Nobody else holds a `Prepared`, so nothing was set before.
+        let _ = shared.transport.set(transport);
+        let mut host = Host::new(config.host.clone());
+        let mut appliers = BTreeMap::new();
+        for GroupSetup { group, core, machine, state } in groups {
+            host.add_group(group, core, state.generation);
+            appliers.insert(group, Applier::new(machine, state, config.checkpoint));
+        }
+        let checkpoints = Arc::new(Mailbox::new(usize::MAX));
+        let mut threads = Vec::new();
+        let mut spawn = |name: &'static str, work: ThreadBody| {
+            let shared = Arc::clone(&shared);
+            let body = move || {
+                let guarded = std::panic::AssertUnwindSafe(|| work(&shared));
+                if std::panic::catch_unwind(guarded).is_err() {
+                    shared.halt(Fatal::Panicked(name));
+                }
+            };
+            std::thread::Builder::new().name(name.into()).spawn(body).map(|thread| threads.push(thread))
+        };
+        spawn("log", {
+            let log = Arc::clone(&log);
+            Box::new(move |shared| log::run(shared, log.as_ref()))
+        })?;
+        spawn("checkpoint", {
+            let jobs = Arc::clone(&checkpoints);
+            Box::new(move |shared| apply::run_checkpoints(shared, &jobs))
+        })?;
+        spawn("apply", Box::new(move |shared| apply::run(shared, appliers, &checkpoints)))?;
+        spawn("catchup", Box::new(move |shared| catchup::run(shared, log.as_ref())))?;
+        spawn("host", Box::new(move |shared| decide::run(shared, host)))?;
+        Ok(Shell { shared, threads })
+    }
+}
+
+/// How many reads of the log and pieces of snapshots may wait; the engines ask again for what was refused.
+const CATCHUPS_MAX: usize = 1_024;
+
+/// The threads of a running host. Dropping it stops them without waiting.
+#[derive(Debug)]
+pub struct Shell {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Shell {
+    /// A way in for services.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Stops the threads and waits for them. What was acknowledged is durable; whoever still waits is told `Stopped`.
+    pub fn stop(mut self) {
+        self.shared.close();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has reported it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// A way into a running shell. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Proposes a command and waits until it is applied here; gives what the state machine replied. Sets no time limit: the caller's
+    /// timeout drops the future, and the outcome is then unknown.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, group: GroupId, payload: Bytes) -> Result<Bytes, ProposeError> {
+        let place = self.shared.waiters.wait()?;
+        let batch = vec![Proposal { id: place.id, payload }];
+        match self.shared.inbox.offer(ShellInput::Host(HostInput::Propose { group, batch })) {
+            Ok(()) => place.answer().await,
+            Err(Refused::Full) => Err(ProposeError::Busy),
+            Err(Refused::Closed) => Err(ProposeError::Stopped),
+        }
+    }
+
+    /// Returns once this node's state holds everything acknowledged before the call. Waits for a leader as long as the caller does.
+    ///
+    /// # Errors
+    /// `Busy` if too many wait; `NoLeader` once the node stops, or for an unknown group.
+    pub async fn read_barrier(&self, group: GroupId) -> Result<(), ReadError> {
+        let gate = self.shared.gates.get(&group).ok_or(ReadError::NoLeader)?;
+        let (ready, begun) = gate.enter(clock::now())?;
+        if let Some(id) = begun {
+            self.shared.begin_barrier(group, id);
+        }
+        ready.await.unwrap_or(Err(ReadError::NoLeader))
+    }
+
+    /// Asks another node's service; `None` if it does not answer, for which the caller sets the time.
+    pub async fn ask(&self, node: NodeId, question: Bytes) -> Option<Bytes> {
+        let answer = self.shared.calls.ask(node, question, self.shared.transport())?;
+        answer.await.ok()
+    }
+
+    /// Asks the leader of a group, which must be this node, to hand over to the replica on another. Whether it came to that shows in [`role`](Self::role).
+    pub fn transfer(&self, group: GroupId, to: NodeId) {
+        let id = self.shared.waiters.next_id();
+        self.shared.inbox.push(ShellInput::Host(HostInput::Transfer { group, id, to }));
+    }
+
+    /// Who leads, as known here; the receiver sees each change. `None` for an unknown group.
+    #[must_use]
+    pub fn role(&self, group: GroupId) -> Option<watch::Receiver<Role>> {
+        self.shared.roles.get(&group).map(watch::Sender::subscribe)
+    }
+
+    /// The membership in force. `None` for an unknown group.
+    #[must_use]
+    pub fn config(&self, group: GroupId) -> Option<Config> {
+        self.shared.configs.lock().get(&group).cloned()
+    }
+
+    /// Everything up to here is applied.
+    #[must_use]
+    pub fn applied(&self, group: GroupId) -> conclave_consensus::Slot {
+        self.shared.gates.get(&group).map(ReadGate::applied_slot).unwrap_or_default()
+    }
+
+    /// The engine's state. `None` for an unknown group or a stopped shell.
+    pub async fn status(&self, group: GroupId) -> Option<Status> {
+        let (answer, status) = oneshot::channel();
+        self.shared.inbox.push(ShellInput::Status { group, answer });
+        status.await.ok().flatten()
+    }
+
+    /// What went wrong at the edges so far. `None` once stopped.
+    pub async fn counters(&self) -> Option<HostCounters> {
+        let (answer, counters) = oneshot::channel();
+        self.shared.inbox.push(ShellInput::Counters { answer });
+        counters.await.ok()
+    }
+
+    /// Proposals of this node's clients that wait for an answer.
+    #[must_use]
+    pub fn proposals_pending(&self) -> usize {
+        self.shared.waiters.len()
+    }
+
+    /// Waits for the shell to fail, which may be never.
+    pub async fn failed(&self) -> Fatal {
+        let mut fatal = self.shared.fatal.subscribe();
+        let found = fatal.wait_for(Option::is_some).await;
+        match found.as_deref() {
+            Ok(Some(why)) => why.clone(),
+            // The sender lives as long as `self`.
+            _ => Fatal::Panicked("host"),
+        }
+    }
+
+    /// The clock that deadlines are measured on.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        clock::now()
+    }
+}
+
+/// Reads the clock that every host of this crate uses: CLOCK_BOOTTIME.
+#[must_use]
+pub fn boot_time() -> Time {
+    clock::now()
+}
