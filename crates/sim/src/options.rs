@@ -1,0 +1,305 @@
+//! What a seed decides before a run begins: which faults there are, how strong, and what the load is like.
+//!
+//! *Swarm testing* (Groce and others, 2012): a run in which every fault is on at once rarely gets far enough to meet the rare bugs, and one
+//! without any meets none; so each seed switches each fault on or off and draws its strength.
+
+use std::time::Duration;
+
+use conclave_consensus::Timing;
+
+use crate::{
+    clock::{MS, SECOND, SimTime},
+    rng::Rng,
+};
+
+/// A bug put in on purpose, so that a test can show that the checkers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A sync of the log's disk answers well and does nothing.
+    SyncDoesNothing,
+    /// Checkpoints are reported as durable, so that the log is cut, but never are.
+    CutBeforeState,
+}
+
+impl Mutant {
+    /// All of them, with the names by which they are chosen.
+    pub const ALL: [(&'static str, Self); 2] =
+        [("sync-does-nothing", Self::SyncDoesNothing), ("cut-before-state", Self::CutBeforeState)];
+
+    /// The mutant of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, mutant)| *mutant)
+    }
+}
+
+/// Loss, duplication, reordering and delay on every link. Probabilities are per million packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// Lost.
+    pub loss_ppm: u64,
+    /// Arrives twice.
+    pub duplication_ppm: u64,
+    /// Does not wait for what was sent before it on the same lane.
+    pub reordering_ppm: u64,
+    /// Takes up to `hiccup` longer.
+    pub hiccup_ppm: u64,
+    /// How much longer.
+    pub hiccup: SimTime,
+    /// The shortest delay.
+    pub delay_min: SimTime,
+    /// The longest ordinary delay.
+    pub delay_max: SimTime,
+}
+
+/// How often each fault strikes, on average over the whole cluster; 0 is never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultOptions {
+    /// A node loses power at some moment.
+    pub crash_every: SimTime,
+    /// A node loses power inside one of its next disk operations.
+    pub disk_crash_every: SimTime,
+    /// All nodes lose power at once.
+    pub blackout_every: SimTime,
+    /// The longest that a crashed node stays down.
+    pub down_max: SimTime,
+    /// Links are cut.
+    pub partition_every: SimTime,
+    /// The longest that they stay so.
+    pub partition_max: SimTime,
+    /// A node stands still, and goes on as if nothing had been.
+    pub pause_every: SimTime,
+    /// The longest that it does.
+    pub pause_max: SimTime,
+    /// A node's clock jumps forward.
+    pub jump_every: SimTime,
+    /// The farthest that it does.
+    pub jump_max: SimTime,
+    /// The clocks' greatest drift, in parts per million.
+    pub drift_ppm: u64,
+    /// Leadership is handed over.
+    pub transfer_every: SimTime,
+}
+
+/// How long a node's threads take. A latency is drawn from `0..2 * mean`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// Mean time of a sync.
+    pub sync: SimTime,
+    /// How many syncs in a million take `stall`.
+    pub stall_ppm: u64,
+    /// How long a stalled one takes.
+    pub stall: SimTime,
+    /// Mean time to read from the log.
+    pub read: SimTime,
+    /// Mean time to apply what is queued.
+    pub apply: SimTime,
+    /// Mean time to write a checkpoint.
+    pub checkpoint: SimTime,
+    /// A checkpoint is due after so many entries.
+    pub checkpoint_entries: u64,
+    /// A checkpoint is due after so many bytes.
+    pub checkpoint_bytes: usize,
+    /// How many entries below a checkpoint the log keeps for laggards.
+    pub trailing: u64,
+    /// The size of a log segment.
+    pub segment_bytes: u64,
+}
+
+/// The clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// How many, each with one operation in flight.
+    pub clients: u32,
+    /// Mean pause between two operations of a client.
+    pub think: SimTime,
+    /// How long a client waits for an answer.
+    pub patience: SimTime,
+    /// How many keys are in use at a time.
+    pub keys: u32,
+    /// After so long other keys come into use, so that each key's history stays short enough to be judged.
+    pub keys_for: SimTime,
+    /// Weights of put, delete, swap, put of several, compaction, read.
+    pub weights: [u64; 6],
+}
+
+/// Everything that a seed decides beforehand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How many nodes.
+    pub nodes: u64,
+    /// How long the phase of faults lasts.
+    pub duration: SimTime,
+    /// Heartbeats and elections.
+    pub timing: Timing,
+    /// The links.
+    pub network: NetworkOptions,
+    /// The faults.
+    pub faults: FaultOptions,
+    /// The nodes.
+    pub node: NodeOptions,
+    /// The clients.
+    pub load: LoadOptions,
+    /// A bug, if the checkers are to be tested.
+    pub mutant: Option<Mutant>,
+}
+
+impl Options {
+    /// Draws the options of a run whose faults last `duration`.
+    #[must_use]
+    pub fn draw(rng: &mut Rng, duration: SimTime) -> Self {
+        let nodes = if rng.chance(200_000) { 5 } else { 3 };
+        let election_ms = *rng.pick(&[300, 500, 1000]);
+        let timing = Timing {
+            heartbeat: Duration::from_millis(election_ms / rng.between(5, 10)),
+            election: Duration::from_millis(election_ms),
+        };
+        Self {
+            nodes,
+            duration,
+            timing,
+            network: NetworkOptions::draw(rng),
+            faults: FaultOptions::draw(rng),
+            node: NodeOptions::draw(rng),
+            load: LoadOptions::draw(rng),
+            mutant: None,
+        }
+    }
+}
+
+/// With even odds `value`, else nothing.
+fn perhaps(rng: &mut Rng, value: u64) -> u64 {
+    if rng.bits() & 1 == 0 { value } else { 0 }
+}
+
+impl NetworkOptions {
+    fn draw(rng: &mut Rng) -> Self {
+        let strengths = [1_000, 10_000, 50_000, 150_000];
+        let fault = |rng: &mut Rng| {
+            let strength = *rng.pick(&strengths);
+            perhaps(rng, strength)
+        };
+        let (loss_ppm, duplication_ppm) = (fault(rng), fault(rng));
+        let (reordering_ppm, hiccup_ppm) = (fault(rng), fault(rng) / 10);
+        let delay_min = rng.between(20_000, MS);
+        Self {
+            loss_ppm,
+            duplication_ppm,
+            reordering_ppm,
+            hiccup_ppm,
+            hiccup: rng.between(50 * MS, 2 * SECOND),
+            delay_min,
+            delay_max: delay_min + rng.between(10_000, 15 * MS),
+        }
+    }
+
+    /// A network in good health.
+    #[must_use]
+    pub fn healthy() -> Self {
+        Self {
+            loss_ppm: 0,
+            duplication_ppm: 0,
+            reordering_ppm: 0,
+            hiccup_ppm: 0,
+            hiccup: 0,
+            delay_min: 100_000,
+            delay_max: MS,
+        }
+    }
+}
+
+impl FaultOptions {
+    fn draw(rng: &mut Rng) -> Self {
+        let every = |rng: &mut Rng, low: SimTime, high: SimTime| {
+            let mean = rng.between(low, high);
+            perhaps(rng, mean)
+        };
+        let drift = *rng.pick(&[0, 50, 500, 100_000]);
+        Self {
+            crash_every: every(rng, 2 * SECOND, 15 * SECOND),
+            disk_crash_every: every(rng, 2 * SECOND, 15 * SECOND),
+            blackout_every: every(rng, 10 * SECOND, 40 * SECOND),
+            down_max: rng.between(50 * MS, 6 * SECOND),
+            partition_every: every(rng, 3 * SECOND, 20 * SECOND),
+            partition_max: rng.between(200 * MS, 8 * SECOND),
+            pause_every: every(rng, 3 * SECOND, 20 * SECOND),
+            pause_max: rng.between(100 * MS, 4 * SECOND),
+            jump_every: every(rng, 5 * SECOND, 30 * SECOND),
+            jump_max: rng.between(10 * MS, 5 * SECOND),
+            drift_ppm: drift,
+            transfer_every: every(rng, 3 * SECOND, 20 * SECOND),
+        }
+    }
+
+    /// No faults at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            crash_every: 0,
+            disk_crash_every: 0,
+            blackout_every: 0,
+            down_max: 0,
+            partition_every: 0,
+            partition_max: 0,
+            pause_every: 0,
+            pause_max: 0,
+            jump_every: 0,
+            jump_max: 0,
+            drift_ppm: 0,
+            transfer_every: 0,
+        }
+    }
+}
+
+impl NodeOptions {
+    fn draw(rng: &mut Rng) -> Self {
+        let sync = rng.between(100_000, 8 * MS);
+        Self {
+            sync,
+            stall_ppm: perhaps(rng, 2_000),
+            stall: rng.between(50 * MS, 3 * SECOND),
+            read: rng.between(50_000, 2 * MS),
+            apply: rng.between(20_000, 3 * MS),
+            checkpoint: rng.between(MS, 800 * MS),
+            checkpoint_entries: rng.between(16, 400),
+            checkpoint_bytes: rng.between(4 << 10, 256 << 10) as usize,
+            trailing: *rng.pick(&[0, 4, 32, 200]),
+            segment_bytes: *rng.pick(&[16 << 10, 64 << 10, 256 << 10]),
+        }
+    }
+}
+
+impl LoadOptions {
+    fn draw(rng: &mut Rng) -> Self {
+        let clients = rng.between(4, 12) as u32;
+        Self {
+            clients,
+            // About 60 operations a second, whatever the number of clients.
+            think: u64::from(clients) * SECOND / 80,
+            patience: rng.between(200 * MS, 3 * SECOND),
+            keys: *rng.pick(&[1, 4, 12, 40]),
+            keys_for: rng.between(2 * SECOND, 6 * SECOND),
+            weights: [
+                rng.between(5, 40),
+                rng.between(0, 4),
+                rng.between(0, 20),
+                rng.between(0, 8),
+                rng.between(0, 2),
+                rng.between(5, 40),
+            ],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_decides_everything_and_seeds_differ() {
+        let draw = |seed| Options::draw(&mut Rng::new(seed), SECOND);
+        assert_eq!(draw(5), draw(5));
+        let partitions = (0..64).filter(|seed| draw(*seed).faults.partition_every > 0).count();
+        assert!((16..48).contains(&partitions), "about half of the seeds cut links, {partitions} of 64 do");
+    }
+}
