@@ -1,7 +1,9 @@
 //! What nodes say to each other.
 
+use std::fmt;
+
 use bytes::Bytes;
-use conclave_consensus::{Epoch, GroupId, Message, Outcome, Proposal, ProposalId};
+use conclave_consensus::{Class, Epoch, GroupId, Message, Outcome, Proposal, ProposalId, ReplicaId};
 
 /// One unit of conversation between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +79,26 @@ pub enum Packet {
 }
 
 /// Which of the two connections between a pair of nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Everything small or urgent, in order.
     Consensus,
     /// Snapshots.
     Bulk,
+}
+
+impl Lane {
+    /// Both, in the order of their numbers on the wire.
+    pub const ALL: [Self; 2] = [Self::Consensus, Self::Bulk];
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Consensus => "consensus",
+            Self::Bulk => "bulk",
+        })
+    }
 }
 
 impl Packet {
@@ -94,4 +110,48 @@ impl Packet {
             _ => Lane::Consensus,
         }
     }
+
+    /// What it costs in bounds of bytes: its payloads and a fixed share for what surrounds them.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let body = match self {
+            Self::Consensus { message, .. } => message.size_bytes(),
+            Self::Forward { batch, .. } => batch.iter().map(|proposal| 64 + proposal.payload.len()).sum(),
+            Self::Refused { ids, .. } => ids.len() * 24,
+            Self::Request { body, .. } | Self::Response { body, .. } | Self::SnapshotPiece { body, .. } => {
+                body.len()
+            }
+            Self::Alive { .. } | Self::SnapshotPull { .. } => 0,
+        };
+        32 + body
+    }
+
+    /// Whether it may use a full queue's reserve: small, and what the sender's progress hangs on.
+    pub(crate) fn is_control(&self) -> bool {
+        match self {
+            Self::Consensus { message, .. } => matches!(message.class, Class::Beat | Class::Control),
+            Self::Alive { .. } | Self::Refused { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Names the periodic conversation it belongs to, of which only the newest counts.
+    pub(crate) fn beat(&self) -> Option<Beat> {
+        match self {
+            Self::Consensus { group, message } if message.class == Class::Beat => {
+                Some(Beat::Replica { group: *group, from: message.from, to: message.to })
+            }
+            Self::Alive { .. } => Some(Beat::Node),
+            _ => None,
+        }
+    }
+}
+
+/// Which beats replace each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Beat {
+    /// The node's own.
+    Node,
+    /// One replica's to another.
+    Replica { group: GroupId, from: ReplicaId, to: ReplicaId },
 }

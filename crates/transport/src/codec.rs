@@ -1,0 +1,510 @@
+//! Packets as bytes.
+//!
+//! ```text
+//! frame  = crc:u32 length:u32 head_len:u32 kind:u8 zero:[u8; 3] head:[u8; head_len] payloads:[u8; length - head_len]
+//! ```
+//! Numbers are little-endian. `crc` is CRC-32 (IEEE) over everything after it; `length` counts what follows the 16 bytes of
+//! the header. `head` is a protobuf message of the kind; the payloads of its entries, proposals or body follow it end
+//! to end. A frame of an unknown kind is passed over and counted, for a newer peer may know more kinds; anything else
+//! that cannot be read ends the connection, since nothing after it can be trusted.
+//!
+//! Encoding copies a payload shorter than [`INLINE_BYTES_MAX`] once, beside its head, and a longer one never: the
+//! [`Encoder`] is a [`Buf`] of many chunks for a vectored write. Decoding copies nothing.
+
+use std::{collections::VecDeque, io::IoSlice, ops::Range};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use conclave_consensus::{
+    Ballot, Class, Entry, Epoch, GroupId, Kind, Message, NodeId, Outcome, Proposal, ProposalId, ReplicaId,
+    Slot,
+};
+use prost::Message as _;
+
+use crate::{
+    Packet,
+    wire::{
+        AliveHead, CallHead, ConsensusHead, EntryHead, ForwardHead, PieceHead, ProposalHead, PullHead,
+        RefusedHead,
+    },
+};
+
+/// Bytes before a frame's head.
+pub const HEADER_BYTES: usize = 16;
+/// The longest head: bounds what decoding one can allocate.
+pub const HEAD_BYTES_MAX: usize = 4 << 20;
+/// Payloads up to this length are copied beside their head, longer ones are written from where they lie.
+pub const INLINE_BYTES_MAX: usize = 4 << 10;
+
+const CONSENSUS: u8 = 1;
+const ALIVE: u8 = 2;
+const FORWARD: u8 = 3;
+const REFUSED: u8 = 4;
+const REQUEST: u8 = 5;
+const RESPONSE: u8 = 6;
+const SNAPSHOT_PULL: u8 = 7;
+const SNAPSHOT_PIECE: u8 = 8;
+
+/// The packet is longer than a frame may be; nothing was encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "packet of {length} bytes with a head of {head_len} is longer than a frame may be ({max}, {HEAD_BYTES_MAX})"
+)]
+pub struct TooLong {
+    /// What would follow the header.
+    pub length: usize,
+    /// How much of it is head.
+    pub head_len: usize,
+    /// The bound on `length`.
+    pub max: usize,
+}
+
+/// Why bytes are not frames.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum FrameError {
+    /// A header announces more than is allowed.
+    #[error("frame of {length} bytes is longer than {max}")]
+    TooLong {
+        /// What it announces.
+        length: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// A header that no encoder writes.
+    #[error("frame header is malformed")]
+    Header,
+    /// The checksum does not fit.
+    #[error("frame checksum does not match")]
+    Checksum,
+    /// The head is not the protobuf message of its kind.
+    #[error("frame head is malformed: {0}")]
+    Head(#[from] prost::DecodeError),
+    /// The head says what cannot be.
+    #[error("frame is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+/// Collects encoded packets for one vectored write; a [`Buf`] of what is not yet written. Keeps its memory when
+/// [`clear`](Self::clear)ed.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    /// Headers, heads and short payloads.
+    inline: BytesMut,
+    /// What to write, in order. Inline bytes after the last part are not yet in any.
+    parts: VecDeque<Part>,
+    /// Where the inline bytes begin that belong to no part yet.
+    open: usize,
+    remaining: usize,
+    consensus: ConsensusHead,
+    forward: ForwardHead,
+}
+
+#[derive(Debug)]
+enum Part {
+    Inline(Range<usize>),
+    Payload(Bytes),
+}
+
+impl Encoder {
+    /// Nothing encoded yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets what is encoded, and keeps a moderate amount of memory for the next time.
+    pub fn clear(&mut self) {
+        if self.inline.capacity() > 1 << 20 {
+            self.inline = BytesMut::new();
+        }
+        self.inline.clear();
+        self.parts.clear();
+        (self.open, self.remaining) = (0, 0);
+    }
+
+    /// Encodes a packet behind the others.
+    ///
+    /// # Errors
+    /// If its frame would be longer than `frame_bytes_max` after the header, or its head than [`HEAD_BYTES_MAX`]; then
+    /// nothing is encoded.
+    pub fn push(&mut self, packet: &Packet, frame_bytes_max: usize) -> Result<(), TooLong> {
+        match packet {
+            Packet::Consensus { group, message } => self.push_consensus(*group, message, frame_bytes_max),
+            Packet::Alive { epoch } => self.frame(ALIVE, &AliveHead { epoch: epoch.0 }, &[], frame_bytes_max),
+            Packet::Forward { group, batch } => self.push_forward(*group, batch, frame_bytes_max),
+            Packet::Refused { group, ids, outcome, busy } => {
+                let ids = ids.iter().map(|id| ProposalHead {
+                    node: id.node.0,
+                    sequence: id.sequence,
+                    payload_len: 0,
+                });
+                let outcome = outcome_code(*outcome);
+                let head = RefusedHead { group: group.0, ids: ids.collect(), outcome, busy: *busy };
+                self.frame(REFUSED, &head, &[], frame_bytes_max)
+            }
+            Packet::Request { id, body } => {
+                self.frame(REQUEST, &CallHead { id: *id }, &[body], frame_bytes_max)
+            }
+            Packet::Response { id, body } => {
+                self.frame(RESPONSE, &CallHead { id: *id }, &[body], frame_bytes_max)
+            }
+            Packet::SnapshotPull { group, fetch, at_least, piece } => {
+                let head = PullHead { group: group.0, fetch: *fetch, at_least: *at_least, piece: *piece };
+                self.frame(SNAPSHOT_PULL, &head, &[], frame_bytes_max)
+            }
+            Packet::SnapshotPiece { group, fetch, piece, body, last } => {
+                let head = PieceHead { group: group.0, fetch: *fetch, piece: *piece, last: *last };
+                self.frame(SNAPSHOT_PIECE, &head, &[body], frame_bytes_max)
+            }
+        }
+    }
+
+    fn push_consensus(&mut self, group: GroupId, message: &Message, max: usize) -> Result<(), TooLong> {
+        let mut head = std::mem::take(&mut self.consensus);
+        head.group = group.0;
+        head.from = message.from.0;
+        head.to = message.to.0;
+        head.class = class_code(message.class);
+        head.head = message.head.clone();
+        head.entries.clear();
+        head.entries.extend(message.entries.iter().map(|entry| EntryHead {
+            slot: entry.slot.0,
+            ballot_round: entry.ballot.round,
+            kind: u32::from(entry.kind.code()),
+            id_node: entry.id.node.0,
+            id_sequence: entry.id.sequence,
+            payload_len: payload_len(&entry.payload),
+            ballot_config: entry.ballot.config,
+            ballot_replica: entry.ballot.replica.0,
+        }));
+        let payloads = message.entries.iter().map(|entry| &entry.payload);
+        let result = self.frame_of(CONSENSUS, &head, payloads, max);
+        head.head = Bytes::new();
+        head.entries.shrink_to(1024);
+        self.consensus = head;
+        result
+    }
+
+    fn push_forward(&mut self, group: GroupId, batch: &[Proposal], max: usize) -> Result<(), TooLong> {
+        let mut head = std::mem::take(&mut self.forward);
+        head.group = group.0;
+        head.batch.clear();
+        head.batch.extend(batch.iter().map(|proposal| ProposalHead {
+            node: proposal.id.node.0,
+            sequence: proposal.id.sequence,
+            payload_len: payload_len(&proposal.payload),
+        }));
+        let result = self.frame_of(FORWARD, &head, batch.iter().map(|proposal| &proposal.payload), max);
+        head.batch.shrink_to(1024);
+        self.forward = head;
+        result
+    }
+
+    fn frame(
+        &mut self,
+        kind: u8,
+        head: &impl prost::Message,
+        payloads: &[&Bytes],
+        max: usize,
+    ) -> Result<(), TooLong> {
+        self.frame_of(kind, head, payloads.iter().copied(), max)
+    }
+
+    fn frame_of<'a>(
+        &mut self,
+        kind: u8,
+        head: &impl prost::Message,
+        payloads: impl Iterator<Item = &'a Bytes> + Clone,
+        max: usize,
+    ) -> Result<(), TooLong> {
+        let head_len = head.encoded_len();
+        let length = head_len + payloads.clone().map(Bytes::len).sum::<usize>();
+        let max = max.min(u32::MAX as usize);
+        if length > max || head_len > HEAD_BYTES_MAX {
+            return Err(TooLong { length, head_len, max });
+        }
+        let start = self.inline.len();
+        self.inline.reserve(HEADER_BYTES + head_len);
+        self.inline.put_u32_le(0);
+        self.inline.put_u32_le(length as u32);
+        self.inline.put_u32_le(head_len as u32);
+        self.inline.put_slice(&[kind, 0, 0, 0]);
+        head.encode(&mut self.inline).expect("a growing buffer has room");
+        // Short payloads lie right behind the head, so that the checksum of an ordinary frame is one run.
+        let mut crc = crc32fast::Hasher::new();
+        let mut hashed = start + 4;
+        for payload in payloads {
+            if payload.len() <= INLINE_BYTES_MAX {
+                self.inline.put_slice(payload);
+                continue;
+            }
+            crc.update(&self.inline[hashed..]);
+            crc.update(payload);
+            hashed = self.inline.len();
+            self.close_part();
+            self.parts.push_back(Part::Payload(payload.clone()));
+        }
+        crc.update(&self.inline[hashed..]);
+        self.inline[start..start + 4].copy_from_slice(&crc.finalize().to_le_bytes());
+        self.remaining += HEADER_BYTES + length;
+        Ok(())
+    }
+
+    fn close_part(&mut self) {
+        if self.open < self.inline.len() {
+            self.parts.push_back(Part::Inline(self.open..self.inline.len()));
+            self.open = self.inline.len();
+        }
+    }
+
+    fn bytes<'a>(&'a self, part: &'a Part) -> &'a [u8] {
+        match part {
+            Part::Inline(range) => &self.inline[range.clone()],
+            Part::Payload(payload) => payload,
+        }
+    }
+}
+
+impl Buf for Encoder {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts.front().map_or(&self.inline[self.open..], |part| self.bytes(part))
+    }
+
+    fn chunks_vectored<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
+        let closed = self.parts.iter().map(|part| self.bytes(part));
+        let open = Some(&self.inline[self.open..]).filter(|open| !open.is_empty());
+        let mut count = 0;
+        for (place, chunk) in out.iter_mut().zip(closed.chain(open)) {
+            *place = IoSlice::new(chunk);
+            count += 1;
+        }
+        count
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.remaining, "cannot write more than was encoded");
+        self.remaining -= count;
+        while count > 0 {
+            let Some(part) = self.parts.front_mut() else {
+                self.open += count;
+                return;
+            };
+            let len = match part {
+                Part::Inline(range) => range.len(),
+                Part::Payload(payload) => payload.len(),
+            };
+            if len <= count {
+                count -= len;
+                self.parts.pop_front();
+                continue;
+            }
+            match part {
+                Part::Inline(range) => range.start += count,
+                Part::Payload(payload) => payload.advance(count),
+            }
+            return;
+        }
+    }
+}
+
+/// Reads packets from a stream of bytes.
+#[derive(Debug)]
+pub struct Decoder {
+    frame_bytes_max: usize,
+    unknown: u64,
+    consensus: ConsensusHead,
+    forward: ForwardHead,
+}
+
+impl Decoder {
+    /// Reads frames of at most `frame_bytes_max` bytes after the header.
+    #[must_use]
+    pub fn new(frame_bytes_max: usize) -> Self {
+        Self {
+            frame_bytes_max,
+            unknown: 0,
+            consensus: ConsensusHead::default(),
+            forward: ForwardHead::default(),
+        }
+    }
+
+    /// How many frames of unknown kinds were passed over since it was last asked.
+    pub fn take_unknown(&mut self) -> u64 {
+        std::mem::take(&mut self.unknown)
+    }
+
+    /// Takes every whole frame from the front of `buffer`, adds its packet to `packets`, and says how many bytes are missing at
+    /// least to make the next frame whole.
+    ///
+    /// # Errors
+    /// Bytes that are no frames. Packets before them have been added; the rest of the stream is worthless.
+    pub fn decode(&mut self, buffer: &mut BytesMut, packets: &mut Vec<Packet>) -> Result<usize, FrameError> {
+        let (mut whole, mut broken) = (0, None);
+        let missing = loop {
+            let rest = &buffer[whole..];
+            let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { break HEADER_BYTES - rest.len() };
+            match self.frame_len(header) {
+                Ok(len) if rest.len() >= len => whole += len,
+                Ok(len) => break len - rest.len(),
+                Err(error) => {
+                    broken = Some(error);
+                    break 0;
+                }
+            }
+        };
+        if whole > 0 {
+            let mut run = buffer.split_to(whole).freeze();
+            while !run.is_empty() {
+                let header = run.first_chunk::<HEADER_BYTES>().expect("the run is of whole frames");
+                let frame = run.split_to(self.frame_len(header)?);
+                packets.extend(self.frame(frame)?);
+            }
+        }
+        broken.map_or(Ok(missing), Err)
+    }
+
+    fn frame_len(&self, header: &[u8; HEADER_BYTES]) -> Result<usize, FrameError> {
+        let mut fields = &header[4..];
+        let (length, head_len) = (fields.get_u32_le() as usize, fields.get_u32_le() as usize);
+        if length > self.frame_bytes_max {
+            return Err(FrameError::TooLong { length, max: self.frame_bytes_max });
+        }
+        if head_len > HEAD_BYTES_MAX {
+            return Err(FrameError::TooLong { length: head_len, max: HEAD_BYTES_MAX });
+        }
+        if head_len > length || header[13..] != [0; 3] {
+            return Err(FrameError::Header);
+        }
+        Ok(HEADER_BYTES + length)
+    }
+
+    fn frame(&mut self, mut frame: Bytes) -> Result<Option<Packet>, FrameError> {
+        let crc = crc32fast::hash(&frame[4..]);
+        if frame.get_u32_le() != crc {
+            return Err(FrameError::Checksum);
+        }
+        let _length = frame.get_u32_le();
+        let head_len = frame.get_u32_le() as usize;
+        let kind = frame.get_u8();
+        frame.advance(3);
+        let head = frame.split_to(head_len);
+        let mut payloads = frame;
+        let packet = match kind {
+            CONSENSUS => self.consensus(head, &mut payloads)?,
+            ALIVE => Packet::Alive { epoch: Epoch(AliveHead::decode(head)?.epoch) },
+            FORWARD => self.forward(head, &mut payloads)?,
+            REFUSED => refused(head)?,
+            REQUEST => {
+                Packet::Request { id: CallHead::decode(head)?.id, body: std::mem::take(&mut payloads) }
+            }
+            RESPONSE => {
+                Packet::Response { id: CallHead::decode(head)?.id, body: std::mem::take(&mut payloads) }
+            }
+            SNAPSHOT_PULL => {
+                let PullHead { group, fetch, at_least, piece } = PullHead::decode(head)?;
+                Packet::SnapshotPull { group: GroupId(group), fetch, at_least, piece }
+            }
+            SNAPSHOT_PIECE => {
+                let PieceHead { group, fetch, piece, last } = PieceHead::decode(head)?;
+                let body = std::mem::take(&mut payloads);
+                Packet::SnapshotPiece { group: GroupId(group), fetch, piece, body, last }
+            }
+            _ => {
+                self.unknown += 1;
+                return Ok(None);
+            }
+        };
+        if !payloads.is_empty() {
+            return Err(FrameError::Malformed("bytes behind the last payload"));
+        }
+        Ok(Some(packet))
+    }
+
+    fn consensus(&mut self, bytes: Bytes, payloads: &mut Bytes) -> Result<Packet, FrameError> {
+        let head = &mut self.consensus;
+        head.clear();
+        head.merge(bytes)?;
+        let mut entries = Vec::with_capacity(head.entries.len());
+        for entry in &head.entries {
+            let kind = u8::try_from(entry.kind).ok().and_then(Kind::from_code);
+            entries.push(Entry {
+                slot: Slot(entry.slot),
+                ballot: Ballot {
+                    config: entry.ballot_config,
+                    round: entry.ballot_round,
+                    replica: ReplicaId(entry.ballot_replica),
+                },
+                kind: kind.ok_or(FrameError::Malformed("unknown kind of entry"))?,
+                id: ProposalId { node: NodeId(entry.id_node), sequence: entry.id_sequence },
+                payload: take_payload(payloads, entry.payload_len)?,
+            });
+        }
+        head.entries.shrink_to(1024);
+        let class = class_of(head.class).ok_or(FrameError::Malformed("unknown class of message"))?;
+        let (from, to) = (ReplicaId(head.from), ReplicaId(head.to));
+        let message = Message { from, to, class, head: std::mem::take(&mut head.head), entries };
+        Ok(Packet::Consensus { group: GroupId(head.group), message })
+    }
+
+    fn forward(&mut self, bytes: Bytes, payloads: &mut Bytes) -> Result<Packet, FrameError> {
+        let head = &mut self.forward;
+        head.clear();
+        head.merge(bytes)?;
+        let mut batch = Vec::with_capacity(head.batch.len());
+        for proposal in &head.batch {
+            let id = ProposalId { node: NodeId(proposal.node), sequence: proposal.sequence };
+            batch.push(Proposal { id, payload: take_payload(payloads, proposal.payload_len)? });
+        }
+        head.batch.shrink_to(1024);
+        Ok(Packet::Forward { group: GroupId(head.group), batch })
+    }
+}
+
+fn refused(head: Bytes) -> Result<Packet, FrameError> {
+    let head = RefusedHead::decode(head)?;
+    let outcome = match head.outcome {
+        0 => Outcome::Dropped,
+        // Whatever a newer peer distinguishes, "unknown" claims nothing.
+        _ => Outcome::Unknown,
+    };
+    let ids = head.ids.iter().map(|id| ProposalId { node: NodeId(id.node), sequence: id.sequence });
+    Ok(Packet::Refused { group: GroupId(head.group), ids: ids.collect(), outcome, busy: head.busy })
+}
+
+fn take_payload(payloads: &mut Bytes, len: u32) -> Result<Bytes, FrameError> {
+    let len = len as usize;
+    if payloads.len() < len {
+        return Err(FrameError::Malformed("payloads end early"));
+    }
+    Ok(payloads.split_to(len))
+}
+
+/// Saturates: a payload of 4 GiB fails the bound on frames in the same call.
+fn payload_len(payload: &Bytes) -> u32 {
+    u32::try_from(payload.len()).unwrap_or(u32::MAX)
+}
+
+fn class_code(class: Class) -> u32 {
+    match class {
+        Class::Beat => 0,
+        Class::Control => 1,
+        Class::Append => 2,
+        Class::Bulk => 3,
+    }
+}
+
+fn class_of(code: u32) -> Option<Class> {
+    [Class::Beat, Class::Control, Class::Append, Class::Bulk]
+        .into_iter()
+        .find(|class| class_code(*class) == code)
+}
+
+fn outcome_code(outcome: Outcome) -> u32 {
+    match outcome {
+        Outcome::Dropped => 0,
+        Outcome::Unknown => 1,
+    }
+}

@@ -1,0 +1,343 @@
+//! The first words on a connection: who dials whom, in which cluster, and in which version they will speak.
+//!
+//! ```text
+//! word = magic:[u8; 8] crc:u32 length:u32 message:[u8; length]
+//! ```
+//! The dialer sends a word with a `Hello`, the other answers with one with an `Answer`, which either welcomes or says why not.
+//! This layout is the same for all versions for ever; the messages are protobuf and gain fields. Both sides check both the cluster and the
+//! node, since an address may have been given to another machine. The version is the highest that both know.
+
+use std::io;
+
+use bytes::{Buf, BufMut, BytesMut};
+use conclave_consensus::NodeId;
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    ClusterId, Lane, Stream,
+    wire::{Answer, Hello},
+};
+
+/// The oldest version of the protocol that this code speaks.
+pub const VERSION_MIN: u32 = 1;
+/// The newest version of the protocol that this code speaks.
+pub const VERSION_MAX: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"CONCLAVE";
+const PREFIX_BYTES: usize = 16;
+const WORD_BYTES_MAX: usize = 1024;
+
+/// Why two nodes do not talk to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// They have no version in common.
+    #[error("it speaks versions {}..={} of the peer protocol, this node {}..={}", theirs.0, theirs.1, ours.0, ours.1)]
+    Version {
+        /// The least and the highest that this node speaks.
+        ours: (u32, u32),
+        /// The least and the highest that the other speaks.
+        theirs: (u32, u32),
+    },
+    /// They are of two clusters.
+    #[error("it belongs to cluster {theirs}, this node to cluster {ours}")]
+    Cluster {
+        /// This node's.
+        ours: ClusterId,
+        /// The other's.
+        theirs: ClusterId,
+    },
+    /// The address leads to another node than the dialer meant.
+    #[error("node {:x} was dialed, but node {:x} answered", wanted.0, here.0)]
+    Target {
+        /// Whom the dialer meant.
+        wanted: NodeId,
+        /// Who is there.
+        here: NodeId,
+    },
+    /// The dialer has the id of the node it dialed.
+    #[error("the dialing node has the same id as the node that answered, {:x}", _0.0)]
+    SameId(NodeId),
+    /// The dialer was removed from the cluster.
+    #[error("node {:x} was removed from the cluster", _0.0)]
+    Removed(NodeId),
+    /// A reason that only a newer version knows.
+    #[error("refused for a reason unknown to this version (code {0})")]
+    Other(u32),
+}
+
+impl Refusal {
+    fn code(self) -> u32 {
+        match self {
+            Self::Version { .. } => 1,
+            Self::Cluster { .. } => 2,
+            Self::Target { .. } => 3,
+            Self::SameId(_) => 4,
+            Self::Removed(_) => 5,
+            Self::Other(code) => code,
+        }
+    }
+
+    /// Names the kind, for rate limits.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Version { .. } => "version",
+            Self::Cluster { .. } => "cluster",
+            Self::Target { .. } => "target",
+            Self::SameId(_) => "same id",
+            Self::Removed(_) => "removed",
+            Self::Other(_) => "other",
+        }
+    }
+}
+
+/// Why a connection did not come about although the stream did.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The stream broke.
+    #[error("connection lost in the handshake: {0}")]
+    Io(#[from] io::Error),
+    /// What came is not a handshake.
+    #[error("not a Conclave peer: {0}")]
+    Foreign(&'static str),
+    /// One of the two will not talk to the other.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+}
+
+/// Who this node is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    pub versions: (u32, u32),
+    pub frame_bytes_max: usize,
+}
+
+/// Introduces this node on a dialed stream and returns the longest frame that the peer takes.
+pub(crate) async fn introduce(
+    stream: &mut dyn Stream,
+    own: &Identity,
+    to: NodeId,
+    lane: Lane,
+) -> Result<usize, HandshakeError> {
+    let hello = Hello {
+        version_min: own.versions.0,
+        version_max: own.versions.1,
+        cluster: own.cluster.0,
+        from: own.node.0,
+        to: to.0,
+        lane: lane as u32,
+    };
+    write_word(stream, &hello).await?;
+    let answer: Answer = read_word(stream).await?;
+    let here = NodeId(answer.node);
+    let same_cluster = check(own, answer.cluster, (answer.version_min, answer.version_max));
+    match answer.code {
+        0 => same_cluster?,
+        3 => return Err(Refusal::Target { wanted: to, here }.into()),
+        4 => return Err(Refusal::SameId(own.node).into()),
+        5 => return Err(Refusal::Removed(own.node).into()),
+        code => return Err(same_cluster.err().unwrap_or(Refusal::Other(code)).into()),
+    }
+    if here != to {
+        return Err(Refusal::Target { wanted: to, here }.into());
+    }
+    Ok(usize::try_from(answer.frame_bytes_max).unwrap_or(usize::MAX))
+}
+
+/// Hears a dialer out on an accepted stream, answers, and returns who it is and for which lane it came.
+pub(crate) async fn receive(
+    stream: &mut dyn Stream,
+    own: &Identity,
+    removed: impl FnOnce(NodeId) -> bool,
+) -> Result<(NodeId, Lane), HandshakeError> {
+    let hello: Hello = read_word(stream).await?;
+    let from = NodeId(hello.from);
+    let lane = Lane::ALL.into_iter().find(|lane| *lane as u32 == hello.lane);
+    let verdict = check(own, hello.cluster, (hello.version_min, hello.version_max)).and_then(|()| {
+        if hello.to != own.node.0 {
+            Err(Refusal::Target { wanted: NodeId(hello.to), here: own.node })
+        } else if from == own.node {
+            Err(Refusal::SameId(own.node))
+        } else if removed(from) {
+            Err(Refusal::Removed(from))
+        } else {
+            Ok(())
+        }
+    });
+    let answer = Answer {
+        code: verdict.err().map_or(0, Refusal::code),
+        version_min: own.versions.0,
+        version_max: own.versions.1,
+        cluster: own.cluster.0,
+        node: own.node.0,
+        frame_bytes_max: own.frame_bytes_max as u64,
+    };
+    write_word(stream, &answer).await?;
+    if let Err(refusal) = verdict {
+        // The dialer reads the reason before it sees the end.
+        let _ = stream.shutdown().await;
+        return Err(refusal.into());
+    }
+    Ok((from, lane.ok_or(HandshakeError::Foreign("it asks for an unknown lane"))?))
+}
+
+fn check(own: &Identity, cluster: u64, theirs: (u32, u32)) -> Result<(), Refusal> {
+    let ours = own.versions;
+    if ours.0 > theirs.1 || theirs.0 > ours.1 {
+        return Err(Refusal::Version { ours, theirs });
+    }
+    let theirs = ClusterId(cluster);
+    if theirs != own.cluster {
+        return Err(Refusal::Cluster { ours: own.cluster, theirs });
+    }
+    Ok(())
+}
+
+async fn write_word(stream: &mut dyn Stream, message: &impl Message) -> io::Result<()> {
+    stream.write_all(&word(message)).await?;
+    stream.flush().await
+}
+
+fn word(message: &impl Message) -> BytesMut {
+    let body = message.encode_to_vec();
+    let mut word = BytesMut::with_capacity(PREFIX_BYTES + body.len());
+    word.put_slice(&MAGIC);
+    word.put_u32_le(crc32fast::hash(&body));
+    word.put_u32_le(u32::try_from(body.len()).expect("a word is short"));
+    word.put_slice(&body);
+    word
+}
+
+async fn read_word<T: Message + Default>(stream: &mut dyn Stream) -> Result<T, HandshakeError> {
+    let mut prefix = [0; PREFIX_BYTES];
+    let mut filled = 0;
+    // Looks at what came so far, so that a foreign client that then waits for us is told apart at once.
+    while filled < PREFIX_BYTES {
+        let read = stream.read(&mut prefix[filled..]).await?;
+        if read == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        filled += read;
+        let seen = filled.min(MAGIC.len());
+        if prefix[..seen] != MAGIC[..seen] {
+            return Err(HandshakeError::Foreign(guess(&prefix[..filled])));
+        }
+    }
+    let mut fields = &prefix[MAGIC.len()..];
+    let (crc, length) = (fields.get_u32_le(), fields.get_u32_le() as usize);
+    if length > WORD_BYTES_MAX {
+        return Err(HandshakeError::Foreign("its handshake is too long"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    if crc32fast::hash(&body) != crc {
+        return Err(HandshakeError::Foreign("its handshake has a wrong checksum"));
+    }
+    T::decode(&*body).map_err(|_| HandshakeError::Foreign("its handshake is malformed"))
+}
+
+fn guess(bytes: &[u8]) -> &'static str {
+    const HTTP: [&[u8]; 7] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"PRI ", b"HTTP", b"OPTI"];
+    if HTTP.iter().any(|start| bytes.starts_with(start)) {
+        "it speaks HTTP (is this the client port's address, or a client on the peer port?)"
+    } else if bytes.starts_with(&[0x16, 0x03]) {
+        "it speaks TLS, and this connection is without"
+    } else if bytes.starts_with(&[0x15, 0x03]) || bytes.starts_with(&[0, 0]) {
+        "it speaks another protocol (TLS or HTTP/2)"
+    } else {
+        "its first bytes are not a handshake"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Identity =
+        Identity { node: NodeId(2), cluster: ClusterId(7), versions: (1, 1), frame_bytes_max: 1024 };
+
+    async fn meet(
+        dialer: Identity,
+        to: NodeId,
+        acceptor: Identity,
+    ) -> (Result<usize, HandshakeError>, Result<(NodeId, Lane), HandshakeError>) {
+        let (mut left, mut right) = tokio::io::duplex(4096);
+        tokio::join!(
+            introduce(&mut left, &dialer, to, Lane::Bulk),
+            receive(&mut right, &acceptor, |node| node == NodeId(99))
+        )
+    }
+
+    fn refusals(
+        (dialer, acceptor): (Result<usize, HandshakeError>, Result<(NodeId, Lane), HandshakeError>),
+    ) -> (Refusal, Refusal) {
+        match (dialer, acceptor) {
+            (Err(HandshakeError::Refused(dialer)), Err(HandshakeError::Refused(acceptor))) => {
+                (dialer, acceptor)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_of_one_cluster_meet() {
+        let (dialer, acceptor) = meet(Identity { node: NodeId(1), ..OWN }, NodeId(2), OWN).await;
+        assert_eq!(dialer.unwrap(), 1024);
+        assert_eq!(acceptor.unwrap(), (NodeId(1), Lane::Bulk));
+        let wide = Identity { node: NodeId(1), versions: (1, 9), ..OWN };
+        assert!(meet(wide, NodeId(2), OWN).await.1.is_ok(), "ranges that overlap are enough");
+    }
+
+    #[tokio::test]
+    async fn every_mismatch_is_told_to_both() {
+        let one = Identity { node: NodeId(1), ..OWN };
+        let (ours, theirs) = (ClusterId(8), ClusterId(7));
+        assert_eq!(
+            refusals(meet(Identity { cluster: ours, ..one }, NodeId(2), OWN).await),
+            (Refusal::Cluster { ours, theirs }, Refusal::Cluster { ours: theirs, theirs: ours })
+        );
+        assert_eq!(
+            refusals(meet(Identity { versions: (2, 3), ..one }, NodeId(2), OWN).await),
+            (
+                Refusal::Version { ours: (2, 3), theirs: (1, 1) },
+                Refusal::Version { ours: (1, 1), theirs: (2, 3) }
+            )
+        );
+        let target = Refusal::Target { wanted: NodeId(3), here: NodeId(2) };
+        assert_eq!(refusals(meet(one, NodeId(3), OWN).await), (target, target));
+        let same = Refusal::SameId(NodeId(2));
+        assert_eq!(refusals(meet(OWN, NodeId(2), OWN).await), (same, same));
+        let removed = Refusal::Removed(NodeId(99));
+        assert_eq!(
+            refusals(meet(Identity { node: NodeId(99), ..OWN }, NodeId(2), OWN).await),
+            (removed, removed)
+        );
+    }
+
+    #[tokio::test]
+    async fn foreign_bytes_are_named() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], "HTTP"),
+            (&[0x16, 3, 1, 2, 0][..], "TLS"),
+            (&b"xxxxx"[..], "not a handshake"),
+            (&b"CONCLAVE\0\0\0\0\xff\xff\xff\xff"[..], "too long"),
+            (&b"CONCLAVE\x01\0\0\0\x01\0\0\0a"[..], "checksum"),
+        ] {
+            let (mut left, mut right) = tokio::io::duplex(4096);
+            left.write_all(bytes).await.unwrap();
+            let error = receive(&mut right, &OWN, |_| false).await.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_word_never_changes() {
+        let hello = Hello { version_min: 1, version_max: 1, cluster: 0xc1, from: 1, to: 2, lane: 1 };
+        let hex: String = word(&hello).iter().map(|byte| format!("{byte:02x}")).collect();
+        let prefix = "434f4e434c415645a7f9663121000000";
+        let body = "0801100119c1000000000000002101000000000000002902000000000000003001";
+        assert_eq!(hex, [prefix, body].concat());
+    }
+}

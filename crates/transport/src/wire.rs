@@ -1,0 +1,154 @@
+//! The parts of a frame that evolve: protobuf messages. Fields are only ever added; a number once used keeps its meaning.
+//!
+//! Payloads are not in them. They follow the head, one after the other, and the head says how long each is, so that
+//! they are written from where they lie and read without being copied. Ids that are hashes are `fixed64`: as varints they
+//! would take ten bytes.
+
+use bytes::Bytes;
+
+/// Head of kind 1: a core's message. The entries' payloads follow.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ConsensusHead {
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+    #[prost(uint32, tag = "4")]
+    pub class: u32,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub head: Bytes,
+    #[prost(message, repeated, tag = "6")]
+    pub entries: Vec<EntryHead>,
+}
+
+/// An entry without its payload.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct EntryHead {
+    #[prost(uint64, tag = "1")]
+    pub slot: u64,
+    #[prost(uint64, tag = "2")]
+    pub ballot_round: u64,
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+    #[prost(fixed64, tag = "4")]
+    pub id_node: u64,
+    #[prost(uint64, tag = "5")]
+    pub id_sequence: u64,
+    #[prost(uint32, tag = "6")]
+    pub payload_len: u32,
+    #[prost(uint64, tag = "7")]
+    pub ballot_config: u64,
+    #[prost(uint64, tag = "8")]
+    pub ballot_replica: u64,
+}
+
+/// Head of kind 2: a node's sign of life.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct AliveHead {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+}
+
+/// Head of kind 3: forwarded proposals. Their payloads follow.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ForwardHead {
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub batch: Vec<ProposalHead>,
+}
+
+/// A proposal without its payload; in a refusal, its id alone.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct ProposalHead {
+    #[prost(fixed64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    #[prost(uint32, tag = "3")]
+    pub payload_len: u32,
+}
+
+/// Head of kind 4: proposals that were not taken or were lost.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RefusedHead {
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub ids: Vec<ProposalHead>,
+    #[prost(uint32, tag = "3")]
+    pub outcome: u32,
+    #[prost(bool, tag = "4")]
+    pub busy: bool,
+}
+
+/// Head of kinds 5 and 6: a question and its answer. The body follows.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct CallHead {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+
+/// Head of kind 7: asks for a piece of a snapshot.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct PullHead {
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    #[prost(uint64, tag = "2")]
+    pub fetch: u64,
+    #[prost(uint64, tag = "3")]
+    pub at_least: u64,
+    #[prost(uint64, tag = "4")]
+    pub piece: u64,
+}
+
+/// Head of kind 8: a piece of a snapshot. The body follows.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct PieceHead {
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    #[prost(uint64, tag = "2")]
+    pub fetch: u64,
+    #[prost(uint64, tag = "3")]
+    pub piece: u64,
+    #[prost(bool, tag = "4")]
+    pub last: bool,
+}
+
+/// What a dialer says first.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct Hello {
+    #[prost(uint32, tag = "1")]
+    pub version_min: u32,
+    #[prost(uint32, tag = "2")]
+    pub version_max: u32,
+    #[prost(fixed64, tag = "3")]
+    pub cluster: u64,
+    #[prost(fixed64, tag = "4")]
+    pub from: u64,
+    #[prost(fixed64, tag = "5")]
+    pub to: u64,
+    #[prost(uint32, tag = "6")]
+    pub lane: u32,
+}
+
+/// What the node that was dialed answers.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct Answer {
+    /// Zero: welcome. Else the [`Refusal`](crate::Refusal)'s code.
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    #[prost(uint32, tag = "2")]
+    pub version_min: u32,
+    #[prost(uint32, tag = "3")]
+    pub version_max: u32,
+    #[prost(fixed64, tag = "4")]
+    pub cluster: u64,
+    #[prost(fixed64, tag = "5")]
+    pub node: u64,
+    /// The longest frame it takes, in bytes after the frame's header.
+    #[prost(uint64, tag = "6")]
+    pub frame_bytes_max: u64,
+}

@@ -1,0 +1,259 @@
+//! Packets as bytes: every packet survives, no bytes hurt, and the format never changes by accident.
+
+use bytes::{Buf, Bytes, BytesMut};
+use conclave_consensus::{
+    Ballot, Class, Entry, Epoch, GroupId, Kind, Message, NodeId, Outcome, Proposal, ProposalId, ReplicaId,
+    Slot,
+};
+use conclave_transport::{
+    Packet,
+    codec::{Decoder, Encoder, FrameError, HEADER_BYTES, INLINE_BYTES_MAX},
+};
+use proptest::{collection::vec, prelude::*};
+
+use crate::inbox::{append, every_kind};
+
+const MAX: usize = 1 << 20;
+
+fn encoded(packets: &[Packet]) -> BytesMut {
+    let mut encoder = Encoder::new();
+    for packet in packets {
+        encoder.push(packet, MAX).expect("short enough");
+    }
+    BytesMut::from(&*encoder.copy_to_bytes(encoder.remaining()))
+}
+
+fn decoded(bytes: &[u8]) -> Result<(Vec<Packet>, usize), FrameError> {
+    let (mut buffer, mut packets) = (BytesMut::from(bytes), Vec::new());
+    let missing = Decoder::new(MAX).decode(&mut buffer, &mut packets)?;
+    Ok((packets, missing))
+}
+
+fn payload() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        4 => vec(any::<u8>(), 0..40).prop_map(Bytes::from),
+        1 => (INLINE_BYTES_MAX - 2..INLINE_BYTES_MAX + 900).prop_map(|len| Bytes::from(vec![len as u8; len])),
+    ]
+}
+
+fn proposal_id() -> impl Strategy<Value = ProposalId> {
+    any::<(u64, u64)>().prop_map(|(node, sequence)| ProposalId { node: NodeId(node), sequence })
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let kind = prop_oneof![Just(Kind::Command), Just(Kind::Noop), Just(Kind::Config)];
+    (any::<[u64; 4]>(), kind, proposal_id(), payload()).prop_map(
+        |([slot, config, round, replica], kind, id, payload)| Entry {
+            slot: Slot(slot),
+            ballot: Ballot { config, round, replica: ReplicaId(replica) },
+            kind,
+            id,
+            payload,
+        },
+    )
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let class = prop_oneof![Just(Class::Beat), Just(Class::Control), Just(Class::Append), Just(Class::Bulk)];
+    (any::<(u64, u64)>(), class, payload(), vec(entry(), 0..6)).prop_map(
+        |((from, to), class, head, entries)| Message {
+            from: ReplicaId(from),
+            to: ReplicaId(to),
+            class,
+            head,
+            entries,
+        },
+    )
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let group = || any::<u64>().prop_map(GroupId);
+    let proposal = (proposal_id(), payload()).prop_map(|(id, payload)| Proposal { id, payload });
+    let outcome = prop_oneof![Just(Outcome::Dropped), Just(Outcome::Unknown)];
+    prop_oneof![
+        4 => (group(), message()).prop_map(|(group, message)| Packet::Consensus { group, message }),
+        1 => any::<u64>().prop_map(|epoch| Packet::Alive { epoch: Epoch(epoch) }),
+        2 => (group(), vec(proposal, 0..6)).prop_map(|(group, batch)| Packet::Forward { group, batch }),
+        1 => (group(), vec(proposal_id(), 0..6), outcome, any::<bool>())
+            .prop_map(|(group, ids, outcome, busy)| Packet::Refused { group, ids, outcome, busy }),
+        1 => (any::<u64>(), payload()).prop_map(|(id, body)| Packet::Request { id, body }),
+        1 => (any::<u64>(), payload()).prop_map(|(id, body)| Packet::Response { id, body }),
+        1 => (group(), any::<[u64; 3]>()).prop_map(|(group, [fetch, at_least, piece])| {
+            Packet::SnapshotPull { group, fetch, at_least, piece }
+        }),
+        1 => (group(), any::<[u64; 2]>(), payload(), any::<bool>()).prop_map(
+            |(group, [fetch, piece], body, last)| Packet::SnapshotPiece { group, fetch, piece, body, last }
+        ),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn packets_survive_in_whatever_pieces_they_arrive(
+        packets in vec(packet(), 0..8),
+        cuts in vec(1_usize..6000, 1..20),
+    ) {
+        let bytes = encoded(&packets);
+        let (mut decoder, mut buffer, mut received) = (Decoder::new(MAX), BytesMut::new(), Vec::new());
+        let mut rest = &bytes[..];
+        for cut in cuts.iter().cycle() {
+            let (piece, later) = rest.split_at(rest.len().min(*cut));
+            buffer.extend_from_slice(piece);
+            let missing = decoder.decode(&mut buffer, &mut received).unwrap();
+            prop_assert!(missing > 0, "something is always still to come");
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(received, packets);
+        prop_assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn vectored_chunks_are_the_same_bytes(packets in vec(packet(), 1..6), step in 1_usize..5000) {
+        let expected = encoded(&packets);
+        let mut encoder = Encoder::new();
+        for packet in &packets {
+            encoder.push(packet, MAX).unwrap();
+        }
+        let mut written = Vec::new();
+        while encoder.has_remaining() {
+            let mut chunks = [std::io::IoSlice::new(&[]); 3];
+            let count = encoder.chunks_vectored(&mut chunks);
+            prop_assert!(count > 0 && chunks[..count].iter().all(|chunk| !chunk.is_empty()));
+            let mut room = step;
+            for chunk in &chunks[..count] {
+                let taken = room.min(chunk.len());
+                written.extend_from_slice(&chunk[..taken]);
+                room -= taken;
+            }
+            encoder.advance(step - room);
+        }
+        prop_assert_eq!(&written[..], &expected[..]);
+    }
+
+    #[test]
+    fn garbage_never_panics(bytes in vec(any::<u8>(), 0..200)) {
+        let _ = decoded(&bytes);
+    }
+
+    #[test]
+    fn a_valid_frame_around_garbage_never_panics(
+        kind in any::<u8>(),
+        body in vec(any::<u8>(), 0..120),
+        head_len in 0_usize..120,
+    ) {
+        let _ = decoded(&frame(kind, head_len.min(body.len()), &body));
+    }
+
+    #[test]
+    fn a_changed_byte_is_noticed(packets in vec(packet(), 1..3), at in any::<prop::sample::Index>(), by in 1_u8..) {
+        let mut bytes = encoded(&packets);
+        let at = at.index(bytes.len());
+        bytes[at] ^= by;
+        // A changed length may announce more than there is; then the frame is never delivered.
+        if let Ok((received, missing)) = decoded(&bytes) {
+            prop_assert!(received.len() < packets.len() && missing > 0);
+        }
+    }
+}
+
+/// A frame whose checksum fits, whatever is in it.
+fn frame(kind: u8, head_len: usize, body: &[u8]) -> Vec<u8> {
+    let mut rest = Vec::new();
+    rest.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    rest.extend_from_slice(&(head_len as u32).to_le_bytes());
+    rest.extend_from_slice(&[kind, 0, 0, 0]);
+    rest.extend_from_slice(body);
+    [&crc32fast::hash(&rest).to_le_bytes()[..], &rest].concat()
+}
+
+#[test]
+fn truncated_frames_wait_for_the_rest() {
+    let bytes = encoded(&every_kind());
+    for len in 0..bytes.len() {
+        let (packets, missing) = decoded(&bytes[..len]).unwrap();
+        assert!(packets.len() < every_kind().len() && missing > 0);
+    }
+}
+
+#[test]
+fn lengths_are_bounded_before_anything_is_allocated() {
+    let mut header = [0; HEADER_BYTES];
+    header[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(decoded(&header), Err(FrameError::TooLong { length: u32::MAX as usize, max: MAX }));
+    assert_eq!(decoded(&frame(1, 9, b"12345678")), Err(FrameError::Header), "a head longer than its frame");
+    let mut reserved = frame(2, 0, b"");
+    reserved[14] = 1;
+    assert_eq!(decoded(&reserved), Err(FrameError::Header));
+}
+
+#[test]
+fn packets_before_broken_bytes_are_delivered() {
+    let mut bytes = encoded(&[Packet::Alive { epoch: Epoch(1) }]);
+    bytes.extend_from_slice(&[0xff; HEADER_BYTES]);
+    let mut packets = Vec::new();
+    assert!(Decoder::new(MAX).decode(&mut bytes, &mut packets).is_err());
+    assert_eq!(packets, [Packet::Alive { epoch: Epoch(1) }]);
+}
+
+#[test]
+fn unknown_kinds_are_passed_over_and_unknown_fields_ignored() {
+    let mut bytes = BytesMut::from(&frame(200, 0, b"of a later version")[..]);
+    // Field 1 is the epoch; field 15 is of a later version.
+    bytes.extend_from_slice(&frame(2, 4, &[0x08, 5, 0x78, 1]));
+    let (mut decoder, mut packets) = (Decoder::new(MAX), Vec::new());
+    decoder.decode(&mut bytes, &mut packets).unwrap();
+    assert_eq!(packets, [Packet::Alive { epoch: Epoch(5) }]);
+    assert_eq!((decoder.take_unknown(), decoder.take_unknown()), (1, 0));
+}
+
+#[test]
+fn payload_lengths_must_fit_exactly() {
+    for (len, error) in [(3, "payloads end early"), (1, "bytes behind the last payload")] {
+        // One proposal whose payload is announced as `len`, with two bytes behind the head.
+        let body = [&[0x12, 2, 0x18, len][..], b"xy"].concat();
+        assert_eq!(decoded(&frame(3, 4, &body)), Err(FrameError::Malformed(error)));
+    }
+}
+
+#[test]
+fn a_packet_too_long_is_refused_and_leaves_nothing() {
+    let mut encoder = Encoder::new();
+    let long = Packet::Request { id: 1, body: Bytes::from(vec![0; 1000]) };
+    assert!(encoder.push(&long, 999).is_err());
+    assert_eq!(encoder.remaining(), 0);
+    encoder.push(&long, 1002).unwrap();
+    assert_eq!(encoder.remaining(), HEADER_BYTES + 1002);
+}
+
+#[test]
+fn payloads_are_slices_of_what_was_received() {
+    let mut buffer = encoded(&[append(1..4, &Bytes::from(vec![7; 100]))]);
+    let range = buffer.as_ptr_range();
+    let mut packets = Vec::new();
+    Decoder::new(MAX).decode(&mut buffer, &mut packets).unwrap();
+    let Packet::Consensus { message, .. } = &packets[0] else { panic!() };
+    assert!(message.entries.iter().all(|entry| range.contains(&entry.payload.as_ptr())));
+    assert!(range.contains(&message.head.as_ptr()));
+}
+
+#[test]
+fn the_format_never_changes() {
+    let hex = |packet: &Packet| {
+        let bytes = encoded(std::slice::from_ref(packet));
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let golden: Vec<_> =
+        include_str!("golden_frames.txt").lines().filter(|line| !line.starts_with('#')).collect();
+    let written: Vec<_> = every_kind().iter().map(hex).collect();
+    assert_eq!(
+        written,
+        golden,
+        "nodes of two versions would not understand each other:\n{}",
+        written.join("\n")
+    );
+}
