@@ -29,4 +29,6 @@ pub use boot::{BootError, HostRecord, begin_epoch, boot_group};
 pub use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateMachine};
 pub use effects::{HostEffect, HostInput, ProposeError};
 pub use host::{Host, HostConfig, HostCounters};
-pub use shell::{Answerer, Fatal, GroupSetup, Handle, Prepared, Role, Shell, ShellConfig, boot_time};
+pub use shell::{
+    Answerer, Fatal, GroupSetup, Handle, Prepared, Role, Shell, ShellConfig, ShellObserver, boot_time,
+};

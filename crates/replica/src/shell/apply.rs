@@ -8,7 +8,7 @@ use std::{
 use conclave_consensus::{Entry, GroupId, Mark, SnapshotMeta};
 use conclave_storage::{Job, SnapshotSink, SnapshotSource, StateError};
 
-use super::{Fatal, Shared, ShellInput, mailbox::Mailbox};
+use super::{Fatal, Shared, ShellInput, clock, mailbox::Mailbox};
 use crate::{Applier, HostInput};
 
 /// Work for the apply thread, which owns the state machines.
@@ -106,8 +106,14 @@ pub(super) fn run_checkpoints(shared: &Arc<Shared>, jobs: &Mailbox<CheckpointJob
     let mut taken = Vec::new();
     while jobs.take(None, &mut taken) {
         for CheckpointJob { group, job } in taken.drain(..) {
+            let began = clock::now();
             match job.run() {
-                Ok(()) => shared.applies.push(ApplyJob::Checkpointed { group }),
+                Ok(()) => {
+                    if let Some(observer) = &shared.observer {
+                        observer.checkpointed(group, clock::now().since(began));
+                    }
+                    shared.applies.push(ApplyJob::Checkpointed { group });
+                }
                 Err(source) => {
                     shared.halt(Fatal::State { group, source });
                     return;

@@ -1,6 +1,10 @@
 //! The `host` thread.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use conclave_consensus::{GroupId, NodeId};
 use conclave_transport::Packet;
@@ -32,7 +36,6 @@ pub(super) fn run(shared: &Arc<Shared>, mut host: Host) {
                 ShellInput::Host(input) => host.step(now, input),
                 // Whoever asked may have gone.
                 ShellInput::Status { group, answer } => drop(answer.send(host.status(group))),
-                ShellInput::Counters { answer } => drop(answer.send(host.counters())),
             }
         }
         if host.next_deadline().is_some_and(|at| at <= now) {
@@ -46,6 +49,7 @@ pub(super) fn run(shared: &Arc<Shared>, mut host: Host) {
             }
         }
         host.drain(&mut effects);
+        *shared.counters.lock() = host.counters();
     }
 }
 
@@ -93,7 +97,12 @@ fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgo
             HostEffect::Install { group, mark, meta } => {
                 shared.logs.push(LogJob::Install { group, mark, meta })
             }
-            HostEffect::Apply { group, entries } => shared.applies.push(ApplyJob::Entries { group, entries }),
+            HostEffect::Apply { group, entries } => {
+                if let (Some(committed), Some(last)) = (shared.committed.get(&group), entries.last()) {
+                    committed.store(last.slot.0, Ordering::Relaxed);
+                }
+                shared.applies.push(ApplyJob::Entries { group, entries });
+            }
             HostEffect::ReadLog { group, id, range, bytes_max } => {
                 shared.catchups.push(CatchupJob::ReadLog { group, id, range, bytes_max });
             }

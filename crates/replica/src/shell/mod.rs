@@ -24,13 +24,17 @@ mod waiters;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Config, Consensus, Epoch, GroupId, NodeId, Proposal, ReadError, SnapshotMeta, Status, Time,
+    Ballot, Config, Consensus, Epoch, GroupId, NodeId, Proposal, ReadError, Slot, SnapshotMeta, Status, Time,
 };
 use conclave_storage::{LogStore, StateMachine};
 use conclave_transport::{Inbound, Packet, Transport};
@@ -64,6 +68,14 @@ pub struct ShellConfig {
     pub reads_max: usize,
     /// How many bunches of packets may wait for the host; more are dropped. Default 4,096.
     pub packets_max: usize,
+    /// Told of slow work, for metrics.
+    pub observer: Option<Arc<dyn ShellObserver>>,
+}
+
+/// Hears of work done, for metrics. Called on the thread that did it: be short.
+pub trait ShellObserver: Send + Sync + fmt::Debug {
+    /// A checkpoint of a group became durable after `took`.
+    fn checkpointed(&self, group: GroupId, took: Duration);
 }
 
 impl ShellConfig {
@@ -77,6 +89,7 @@ impl ShellConfig {
             proposals_max: 8_192,
             reads_max: 16_384,
             packets_max: 4_096,
+            observer: None,
         }
     }
 }
@@ -144,6 +157,9 @@ pub(crate) struct Shared {
     gates: BTreeMap<GroupId, ReadGate>,
     roles: BTreeMap<GroupId, watch::Sender<Role>>,
     configs: Mutex<BTreeMap<GroupId, Config>>,
+    committed: BTreeMap<GroupId, AtomicU64>,
+    counters: Mutex<HostCounters>,
+    observer: Option<Arc<dyn ShellObserver>>,
     calls: Calls,
     transport: OnceLock<Arc<dyn Transport>>,
     fatal: watch::Sender<Option<Fatal>>,
@@ -162,7 +178,6 @@ type ThreadBody = Box<dyn FnOnce(&Arc<Shared>) + Send>;
 pub(crate) enum ShellInput {
     Host(HostInput),
     Status { group: GroupId, answer: oneshot::Sender<Option<Status>> },
-    Counters { answer: oneshot::Sender<HostCounters> },
 }
 
 impl Shared {
@@ -239,6 +254,9 @@ impl Prepared {
             gates: groups.iter().map(|g| (g.group, ReadGate::new(g.state.slot, config.reads_max))).collect(),
             roles: groups.iter().map(|g| (g.group, watch::Sender::new(Role::default()))).collect(),
             configs: Mutex::new(groups.iter().map(|g| (g.group, g.core.status().config)).collect()),
+            committed: groups.iter().map(|g| (g.group, AtomicU64::new(g.state.slot.0))).collect(),
+            counters: Mutex::default(),
+            observer: config.observer.clone(),
             calls: Calls::new(answerer),
             transport: OnceLock::new(),
             fatal: watch::Sender::new(None),
@@ -387,7 +405,7 @@ impl Handle {
 
     /// Everything up to here is applied.
     #[must_use]
-    pub fn applied(&self, group: GroupId) -> conclave_consensus::Slot {
+    pub fn applied(&self, group: GroupId) -> Slot {
         self.shared.gates.get(&group).map(ReadGate::applied_slot).unwrap_or_default()
     }
 
@@ -398,11 +416,17 @@ impl Handle {
         status.await.ok().flatten()
     }
 
-    /// What went wrong at the edges so far. `None` once stopped.
-    pub async fn counters(&self) -> Option<HostCounters> {
-        let (answer, counters) = oneshot::channel();
-        self.shared.inbox.push(ShellInput::Counters { answer });
-        counters.await.ok()
+    /// What went wrong at the edges so far.
+    #[must_use]
+    pub fn counters(&self) -> HostCounters {
+        *self.shared.counters.lock()
+    }
+
+    /// Everything up to here is known chosen and was handed to the apply thread.
+    #[must_use]
+    pub fn committed(&self, group: GroupId) -> Slot {
+        let handed = self.shared.committed.get(&group).map_or(0, |slot| slot.load(Ordering::Relaxed));
+        Slot(handed).max(self.applied(group))
     }
 
     /// Proposals of this node's clients that wait for an answer.
