@@ -79,3 +79,13 @@ pub enum LogError {
     #[error("log misused: {0}")]
     Misuse(&'static str),
 }
+
+impl LogError {
+    pub(crate) fn from_io(operation: &'static str, error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded => Self::Full,
+            _ => Self::Io { operation, source: std::sync::Arc::new(error) },
+        }
+    }
+}
