@@ -46,6 +46,11 @@ fn stages() -> Vec<Stage> {
     simulator.current_dir(workspace::root()).args(["--seeds", SEEDS]);
     vec![
         Stage::cargo("fmt", 1, &["fmt", "--all", "--check"]),
+        Stage::cargo(
+            "fmt of tests/etcd-client",
+            1,
+            &["fmt", "--manifest-path", "tests/etcd-client/Cargo.toml", "--check"],
+        ),
         Stage { name: "tidy", limit_minutes: 1, work: Work::Check(tidy::run) },
         Stage::cargo("build", 12, &["build", "--locked", "--workspace", "--all-targets"]),
         Stage::cargo(
@@ -88,10 +93,10 @@ pub(crate) fn run() -> Result<()> {
             break;
         }
     }
-    println!("== summary\n{:<12}{:>9}{:>9}", "stage", "minutes", "limit");
+    println!("== summary\n{:<26}{:>9}{:>9}", "stage", "minutes", "limit");
     for (name, minutes, limit, passed) in took {
-        println!("{name:<12}{minutes:>9.1}{limit:>9}{}", if passed { "" } else { "  FAILED" });
+        println!("{name:<26}{minutes:>9.1}{limit:>9}{}", if passed { "" } else { "  FAILED" });
     }
-    println!("{:<12}{:>9.1}", "all", started.elapsed().as_secs_f64() / 60.0);
+    println!("{:<26}{:>9.1}", "all", started.elapsed().as_secs_f64() / 60.0);
     outcome
 }

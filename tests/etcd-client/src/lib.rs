@@ -1,0 +1,3 @@
+//! Nothing: the tests are the package.
+
+#![forbid(unsafe_code)]

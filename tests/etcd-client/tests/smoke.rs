@@ -1,0 +1,132 @@
+//! What an application does through etcd-client, against the cluster that the variable `ENDPOINTS` names
+//! (`http://127.0.0.1:2379,…`). Each test keeps to keys of its own, so that they run side by side.
+
+use std::env;
+
+use etcd_client::{
+    Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KvClient, PutOptions,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+};
+
+fn endpoints() -> Vec<String> {
+    let all = env::var("ENDPOINTS")
+        .expect("ENDPOINTS names the cluster; `cargo xtask cluster etcd-client` sets it");
+    all.split(',').map(str::to_owned).collect()
+}
+
+async fn client() -> Client {
+    Client::connect(endpoints(), None).await.expect("the cluster serves")
+}
+
+async fn kv() -> KvClient {
+    client().await.kv_client()
+}
+
+#[tokio::test]
+async fn a_put_is_read_back_with_its_revisions() {
+    let mut kv = kv().await;
+    let first = kv.put("put/a", "1", None).await.unwrap().header().unwrap().revision();
+    let answer = kv.put("put/a", "2", Some(PutOptions::new().with_prev_key())).await.unwrap();
+    assert_eq!(answer.prev_key().unwrap().value(), b"1");
+    let second = answer.header().unwrap().revision();
+
+    let found = kv.get("put/a", None).await.unwrap();
+    let pair = &found.kvs()[0];
+    assert_eq!((pair.value(), pair.version()), (&b"2"[..], 2));
+    assert_eq!((pair.create_revision(), pair.mod_revision()), (first, second));
+
+    let past = kv.get("put/a", Some(GetOptions::new().with_revision(first))).await.unwrap();
+    assert_eq!(past.kvs()[0].value(), b"1");
+}
+
+#[tokio::test]
+async fn every_member_reads_what_another_wrote() {
+    let endpoints = endpoints();
+    for (i, writer) in endpoints.iter().enumerate() {
+        let mut writer = Client::connect([writer], None).await.unwrap();
+        writer.put("members/a", i.to_string(), None).await.unwrap();
+        for reader in &endpoints {
+            let mut reader = Client::connect([reader], None).await.unwrap();
+            let found = reader.get("members/a", None).await.unwrap();
+            assert_eq!(found.kvs()[0].value(), i.to_string().as_bytes());
+        }
+    }
+}
+
+#[tokio::test]
+async fn ranges_are_sorted_limited_and_counted() {
+    let mut kv = kv().await;
+    for name in ["c", "a", "b"] {
+        kv.put(format!("range/{name}"), name, None).await.unwrap();
+    }
+    let options =
+        GetOptions::new().with_prefix().with_sort(SortTarget::Key, SortOrder::Descend).with_limit(2);
+    let found = kv.get("range/", Some(options)).await.unwrap();
+    let keys: Vec<&[u8]> = found.kvs().iter().map(|pair| pair.key()).collect();
+    assert_eq!(keys, [b"range/c", b"range/b"]);
+    assert!(found.more());
+    assert_eq!(found.count(), 3);
+
+    let counted = kv.get("range/", Some(GetOptions::new().with_prefix().with_count_only())).await.unwrap();
+    assert_eq!((counted.count(), counted.kvs().len()), (3, 0));
+}
+
+#[tokio::test]
+async fn a_transaction_takes_one_branch() {
+    let mut kv = kv().await;
+    kv.put("txn/a", "old", None).await.unwrap();
+    let swap = |expected: &str| {
+        Txn::new()
+            .when([Compare::value("txn/a", CompareOp::Equal, expected)])
+            .and_then([TxnOp::put("txn/a", "new", None), TxnOp::get("txn/a", None)])
+            .or_else([TxnOp::get("txn/a", None)])
+    };
+    let taken = kv.txn(swap("old")).await.unwrap();
+    assert!(taken.succeeded());
+    let [TxnOpResponse::Put(_), TxnOpResponse::Get(seen)] = &taken.op_responses()[..] else {
+        panic!("a put and a get were asked for");
+    };
+    assert_eq!(seen.kvs()[0].value(), b"new", "a later operation sees an earlier one");
+    assert!(!kv.txn(swap("old")).await.unwrap().succeeded());
+}
+
+#[tokio::test]
+async fn deletes_count_and_return_what_was() {
+    let mut kv = kv().await;
+    for name in ["a", "b"] {
+        kv.put(format!("delete/{name}"), name, None).await.unwrap();
+    }
+    let gone = kv.delete("delete/", Some(DeleteOptions::new().with_prefix().with_prev_key())).await.unwrap();
+    assert_eq!((gone.deleted(), gone.prev_kvs().len()), (2, 2));
+    assert!(kv.get("delete/a", None).await.unwrap().kvs().is_empty());
+}
+
+#[tokio::test]
+async fn errors_have_etcds_code_and_text() {
+    let mut kv = kv().await;
+    let Err(Error::GRpcStatus(status)) = kv.put("", "x", None).await else {
+        panic!("an empty key is refused");
+    };
+    assert_eq!(status.message(), "etcdserver: key is not provided");
+
+    let Err(Error::GRpcStatus(status)) = kv.get("a", Some(GetOptions::new().with_revision(i64::MAX))).await
+    else {
+        panic!("a future revision is refused");
+    };
+    assert_eq!(status.message(), "etcdserver: mvcc: required revision is a future revision");
+
+    let Err(Error::GRpcStatus(status)) = kv.compact(i64::MAX, Some(CompactionOptions::new())).await else {
+        panic!("compacting a future revision is refused");
+    };
+    assert_eq!(status.message(), "etcdserver: mvcc: required revision is a future revision");
+}
+
+#[tokio::test]
+async fn members_and_status_are_told() {
+    let mut client = client().await;
+    let members = client.member_list().await.unwrap();
+    assert_eq!(members.members().len(), endpoints().len());
+    let status = client.status().await.unwrap();
+    assert!(members.members().iter().any(|member| member.id() == status.leader()));
+    assert_eq!(status.version(), "3.7.1");
+}
