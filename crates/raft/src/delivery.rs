@@ -1,0 +1,113 @@
+//! From committed to applied, and out of memory.
+//!
+//! `Commit` hands out what is committed *and* durable here, in order, at most a window beyond what is applied. Memory is given back in
+//! two steps: what everyone who lives has applied or holds goes down to a small cache; above a hard bound whatever is
+//! committed and durable goes, and is read back when its turn comes.
+
+use conclave_consensus::{Effect, Entry, LogReadId, LogSlice, Slot, SlotRange, StepError};
+
+use crate::core::{Raft, Role};
+
+impl Raft {
+    /// Everything up to `slot` is chosen.
+    pub(crate) fn commit_to(&mut self, slot: Slot) {
+        if slot <= self.committed {
+            return;
+        }
+        assert!(slot <= self.log.last(), "only what the log holds can be committed here");
+        for at in self.committed.0 + 1..=slot.0 {
+            self.uncommitted_bytes -= self.log.get(Slot(at)).map_or(0, Entry::size_bytes);
+        }
+        self.committed = slot;
+        for (at, config) in self.members.commit(slot) {
+            let (config, at) = (config.clone(), *at);
+            self.outbox.push(Effect::Membership { config, at, committed: true });
+        }
+    }
+
+    /// The last slot that may be handed out.
+    fn deliverable(&self) -> Slot {
+        let window = Slot(self.applied.0.saturating_add(self.config.apply_window_entries));
+        self.committed.min(self.persisted).min(window)
+    }
+
+    pub(crate) fn deliver(&mut self) {
+        let upto = self.deliverable();
+        if upto <= self.delivered || self.fetch.is_installing() || self.delivery_read.is_some() {
+            return;
+        }
+        let from = self.delivered.next();
+        if from < self.log.cached_from() {
+            let id = self.next_log_read();
+            self.delivery_read = Some(id);
+            let range = SlotRange { from, to: upto.next().min(self.log.cached_from()) };
+            let bytes_max = u32::try_from(self.config.message_bytes_max).unwrap_or(u32::MAX);
+            self.outbox.push(Effect::ReadLog { id, range, bytes_max });
+            return;
+        }
+        let entries = self.log.run(from, upto, usize::MAX);
+        self.hand_out(entries);
+    }
+
+    fn hand_out(&mut self, entries: Vec<Entry>) {
+        let Some(last) = entries.last() else { return };
+        self.delivered = last.slot;
+        self.settle(&entries);
+        self.outbox.push(Effect::Commit(entries));
+    }
+
+    pub(crate) fn on_log_read(&mut self, id: LogReadId, result: LogSlice) -> Result<(), StepError> {
+        if self.delivery_read != Some(id) {
+            return self.on_log_read_for_peer(id, result);
+        }
+        self.delivery_read = None;
+        if self.fetch.is_installing() {
+            return Ok(());
+        }
+        let LogSlice::Entries(mut entries) = result else {
+            return Err(StepError::Broken("the log was cut above what is applied"));
+        };
+        let from = self.delivered.next();
+        if entries.is_empty() || (from.0..).zip(&entries).any(|(slot, entry)| entry.slot != Slot(slot)) {
+            return Err(StepError::Broken("a read of the log gave other slots than those asked for"));
+        }
+        let upto = self.deliverable();
+        entries.retain(|entry| entry.slot <= upto);
+        self.hand_out(entries);
+        Ok(())
+    }
+
+    pub(crate) fn on_applied(&mut self, slot: Slot) -> Result<(), StepError> {
+        if slot > self.delivered {
+            return Err(StepError::Broken("applied what was never handed out"));
+        }
+        self.applied = self.applied.max(slot);
+        Ok(())
+    }
+
+    /// Gives memory back.
+    pub(crate) fn release(&mut self) {
+        if self.log.bytes() <= self.config.cache_kept_bytes {
+            return;
+        }
+        let safe = self.committed.min(self.persisted);
+        let mut unneeded = safe.min(self.applied);
+        if let Role::Leader(leader) = &self.role {
+            let live = leader.peers.values().filter(|peer| self.is_active(peer));
+            unneeded = live.map(|peer| peer.matched).fold(unneeded, Slot::min);
+        }
+        while let Some(front) = self.log.front().map(|entry| entry.slot) {
+            let bytes = self.log.bytes();
+            let goes = (bytes > self.config.cache_kept_bytes && front <= unneeded)
+                || (bytes > self.config.cache_bytes_max && front <= safe);
+            if !goes {
+                return;
+            }
+            if let Some(entry) = self.log.release_front()
+                && entry.slot > self.delivered
+            {
+                self.own.release(&entry);
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What goes out: effects, and above all the pipeline of durable writes.
+//!
+//! Between two drains everything to be written gathers in one batch, which becomes one `Persist` with one mark. A message that
+//! promises something durable is put into the batch ([`Outbox::promise`]) unless nothing is on its way to the disk; so it
+//! leaves only after the sync that covers it, whatever was stepped in between.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use conclave_consensus::{Ballot, Effect, Entry, LogOp, Mark, Message, Slot, Time};
+
+#[derive(Debug)]
+struct Outstanding {
+    mark: Mark,
+    /// Once it completes, the log is durable up to here. Lowered by truncations that come after it.
+    upto: Slot,
+    since: Time,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    effects: Vec<Effect>,
+    meta: Option<Bytes>,
+    ops: Vec<LogOp>,
+    then: Vec<Message>,
+    /// The last slot of the batch that gathers.
+    upto: Slot,
+    outstanding: VecDeque<Outstanding>,
+    /// The sequence of the last mark given out, and of the last known durable.
+    issued: u64,
+    durable: u64,
+    /// The sequence of the last batch that holds a `Meta`.
+    meta_in: u64,
+}
+
+impl Outbox {
+    pub(crate) fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(crate) fn send(&mut self, message: Message) {
+        self.effects.push(Effect::Send(message));
+    }
+
+    /// Sends once everything written so far is durable.
+    pub(crate) fn promise(&mut self, message: Message) {
+        if self.gathers() || !self.outstanding.is_empty() { self.then.push(message) } else { self.send(message) }
+    }
+
+    /// Sends once the term and vote written last are durable.
+    pub(crate) fn promise_term(&mut self, message: Message) {
+        if self.meta_in > self.durable { self.then.push(message) } else { self.send(message) }
+    }
+
+    /// Adds the replica's record to the batch and says in which sequence it will be.
+    pub(crate) fn write_meta(&mut self, meta: Bytes) -> u64 {
+        self.meta = Some(meta);
+        self.meta_in = self.issued + 1;
+        self.meta_in
+    }
+
+    pub(crate) fn put(&mut self, entry: Entry) {
+        self.upto = entry.slot;
+        self.ops.push(LogOp::Put(entry));
+    }
+
+    /// Takes entries from `slot` on back, those on their way to the disk too.
+    pub(crate) fn truncate_from(&mut self, slot: Slot) {
+        self.forget_above(slot.before());
+        self.ops.push(LogOp::TruncateFrom(slot));
+    }
+
+    /// No completion says anything about slots above this one any more.
+    pub(crate) fn forget_above(&mut self, slot: Slot) {
+        for write in &mut self.outstanding {
+            write.upto = write.upto.min(slot);
+        }
+        self.upto = self.upto.min(slot);
+    }
+
+    fn gathers(&self) -> bool {
+        self.meta.is_some() || !self.ops.is_empty() || !self.then.is_empty()
+    }
+
+    /// Closes the batch, if there is one.
+    pub(crate) fn flush(&mut self, ballot: Ballot, now: Time) {
+        if !self.gathers() {
+            return;
+        }
+        let mark = self.next_mark(ballot);
+        let mut ops = std::mem::take(&mut self.ops);
+        if let Some(meta) = self.meta.take() {
+            // The batch is atomic, so its last record stands for all of them, wherever it stands in it.
+            ops.insert(0, LogOp::Meta(meta));
+        }
+        self.outstanding.push_back(Outstanding { mark, upto: self.upto, since: now });
+        self.effects.push(Effect::Persist { mark, ops, then: std::mem::take(&mut self.then) });
+    }
+
+    /// A mark for something that is awaited elsewhere. Nothing may gather.
+    pub(crate) fn next_mark(&mut self, ballot: Ballot) -> Mark {
+        self.issued += 1;
+        Mark { ballot, sequence: self.issued }
+    }
+
+    /// Takes a completion and says up to where the log is durable by it; `None` if the mark is not one that is awaited.
+    pub(crate) fn complete(&mut self, mark: Mark) -> Option<Slot> {
+        let place = self.outstanding.iter().position(|write| write.mark == mark)?;
+        self.durable = self.durable.max(mark.sequence);
+        self.outstanding.drain(..=place).map(|write| write.upto).max()
+    }
+
+    /// The sequence of the last write known durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Since when the oldest write has been on its way.
+    pub(crate) fn waits_since(&self) -> Option<Time> {
+        self.outstanding.front().map(|write| write.since)
+    }
+
+    pub(crate) fn drain(&mut self, out: &mut Vec<Effect>) {
+        if out.is_empty() { std::mem::swap(out, &mut self.effects) } else { out.append(&mut self.effects) }
+    }
+}

@@ -1,0 +1,181 @@
+//! Random schedules: loss, duplication, reordering, crashes that lose what was not synced, hanging disks, cut links, checkpoints.
+//! The cluster checks safety at every step; at the end everything heals, and it must make progress and account for everything.
+
+use std::time::Duration;
+
+use conclave_consensus::{Input, ReadMode};
+use conclave_raft::RaftConfig;
+use proptest::prelude::*;
+
+use crate::cluster::{Cluster, HEARTBEAT, replica};
+
+#[derive(Clone, Debug)]
+enum Act {
+    Deliver(usize),
+    Settle,
+    Lose(usize),
+    Duplicate(usize),
+    Sync(u64),
+    Stall(u64),
+    Pass(u64),
+    Propose(u64, u64),
+    Read(u64),
+    Crash(u64),
+    Restart(u64),
+    Cut(u64, u64),
+    Isolate(u64),
+    Heal,
+    Checkpoint(u64),
+    Fetch(u64),
+    Transfer(u64, u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let who = 1..=5_u64;
+    prop_oneof![
+        12 => any::<usize>().prop_map(Act::Deliver),
+        4 => Just(Act::Settle),
+        3 => any::<usize>().prop_map(Act::Lose),
+        3 => any::<usize>().prop_map(Act::Duplicate),
+        6 => who.clone().prop_map(Act::Sync),
+        1 => who.clone().prop_map(Act::Stall),
+        8 => (1..2_500_u64).prop_map(Act::Pass),
+        8 => (who.clone(), 1..4_u64).prop_map(|(id, count)| Act::Propose(id, count)),
+        3 => who.clone().prop_map(Act::Read),
+        2 => who.clone().prop_map(Act::Crash),
+        3 => who.clone().prop_map(Act::Restart),
+        1 => (who.clone(), who.clone()).prop_map(|(from, to)| Act::Cut(from, to)),
+        2 => who.clone().prop_map(Act::Isolate),
+        2 => Just(Act::Heal),
+        2 => who.clone().prop_map(Act::Checkpoint),
+        2 => who.clone().prop_map(Act::Fetch),
+        1 => (who.clone(), who).prop_map(|(from, to)| Act::Transfer(from, to)),
+    ]
+}
+
+fn perform(cluster: &mut Cluster, act: &Act) {
+    let count = cluster.nodes.len() as u64;
+    let who = |id: u64| replica((id - 1) % count + 1);
+    let place = |cluster: &Cluster, at: usize| at % cluster.network.len().max(1);
+    match *act {
+        Act::Deliver(at) => {
+            // Mostly near the front: far reorderings are rarer than near ones.
+            let at = if at % 4 == 0 { place(cluster, at) } else { 0 };
+            cluster.deliver_at(at);
+        }
+        Act::Settle => cluster.settle(),
+        Act::Lose(at) => {
+            let at = place(cluster, at);
+            cluster.network.remove(at);
+        }
+        Act::Duplicate(at) => {
+            if let Some(message) = cluster.network.get(place(cluster, at)).cloned() {
+                cluster.network.push_back(message);
+            }
+        }
+        Act::Sync(id) => {
+            cluster.sync(who(id));
+        }
+        Act::Stall(id) => {
+            cluster.stalled.insert(who(id));
+        }
+        Act::Pass(ms) => {
+            let time = cluster.now.after(Duration::from_millis(ms));
+            cluster.tick_at(time);
+        }
+        // Whoever leads is asked more often than chance would.
+        Act::Propose(id, count) => {
+            let id = if id % 2 == 0 { cluster.serving().unwrap_or(who(id)) } else { who(id) };
+            let _ = cluster.propose(id, count);
+        }
+        Act::Read(id) => {
+            cluster.read(who(id), ReadMode::Follower);
+        }
+        Act::Crash(id) => cluster.crash(who(id)),
+        Act::Restart(id) => cluster.restart(who(id)),
+        Act::Cut(from, to) => {
+            cluster.cut.insert((who(from), who(to)));
+        }
+        Act::Isolate(id) => cluster.isolate(who(id)),
+        Act::Heal => {
+            cluster.cut.clear();
+            cluster.stalled.clear();
+        }
+        Act::Checkpoint(id) => cluster.checkpoint(who(id)),
+        Act::Fetch(id) => {
+            cluster.fetch(who(id));
+        }
+        Act::Transfer(from, to) => {
+            let id = conclave_consensus::ProposalId::default();
+            let (from, to) = (cluster.serving().unwrap_or(who(from)), who(to));
+            cluster.lost.remove(&id);
+            let _ = cluster.input(from, Input::Transfer { id, to });
+        }
+    }
+    cluster.lost.remove(&conclave_consensus::ProposalId::default());
+}
+
+fn config(tight: bool) -> RaftConfig {
+    if !tight {
+        return RaftConfig { compaction_margin_entries: 2, compaction_lag_entries_max: 4, ..RaftConfig::default() };
+    }
+    RaftConfig {
+        inflight_messages_max: 2,
+        inflight_bytes_max: 300,
+        message_bytes_max: 150,
+        uncommitted_entries_max: 6,
+        apply_window_entries: 2,
+        cache_kept_bytes: 0,
+        cache_bytes_max: 100,
+        compaction_margin_entries: 1,
+        compaction_lag_entries_max: 2,
+        read_rounds_max: 1,
+        ..RaftConfig::default()
+    }
+}
+
+fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
+    let mut cluster = Cluster::with(voters, 0, seed, config(tight));
+    if seed % 2 == 0 {
+        cluster.elect();
+    }
+    for act in acts {
+        perform(&mut cluster, act);
+    }
+    cluster.cut.clear();
+    cluster.stalled.clear();
+    for id in cluster.ids() {
+        cluster.restart(id);
+    }
+    let leader = cluster.elect();
+    for _ in 0..60 {
+        cluster.run(HEARTBEAT);
+        for id in cluster.ids() {
+            cluster.fetch(id);
+        }
+    }
+    let leader = cluster.serving().unwrap_or(leader);
+    let ids = cluster.propose(leader, 1).unwrap();
+    cluster.run(HEARTBEAT * 20);
+    cluster.lost.remove(&conclave_consensus::ProposalId::default());
+    let last = cluster.chosen.values().next_back().unwrap();
+    assert_eq!(last.id, ids[0], "no progress after everything healed");
+    for id in cluster.ids() {
+        assert_eq!(cluster.nodes[&id].delivered, last.slot, "{id} did not catch up: {:?}", cluster.status(leader));
+    }
+    cluster.check_outcomes();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn three_replicas(seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
+        explore(3, seed, tight, &acts);
+    }
+
+    #[test]
+    fn five_replicas(seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
+        explore(5, seed, tight, &acts);
+    }
+}
