@@ -86,6 +86,7 @@ impl Generation {
         let path = group.directory.generation(group.id, number);
         group.directory.create_group(group.id)?;
         check_manifest(&path)?;
+        remove_temporary_files(&path).map_err(from_io)?;
         let (next, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
         let tree = Config::new(&path, next.clone(), visible.clone())
             .use_cache(shared.cache.clone())
@@ -367,6 +368,22 @@ fn current_manifest(path: &Path) -> io::Result<Option<(u64, u128)>> {
     };
     let checksum = checksum.try_into().map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     Ok(Some((u64::from_le_bytes(*manifest), u128::from_le_bytes(checksum))))
+}
+
+/// A crash can leave the file that was to replace the pointer.
+fn remove_temporary_files(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".tmp") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The tree reads its manifest without looking at the checksum it wrote: a flipped bit could reorder runs.

@@ -220,6 +220,64 @@ fn a_full_disk_has_its_own_error() {
     assert!(matches!(from_tree(lsm_tree::Error::Io(error)), StateError::Engine(_)));
 }
 
+/// Needs a file system of a few MiB, which only root can make: `mount -t tmpfs -o size=8m tmpfs DIRECTORY`.
+#[test]
+#[ignore = "needs CONCLAVE_TEST_SMALL_FILESYSTEM to name a directory on a file system of a few MiB"]
+fn a_disk_that_fills_at_any_point_loses_nothing() {
+    let small = PathBuf::from(std::env::var_os("CONCLAVE_TEST_SMALL_FILESYSTEM").unwrap());
+    let (mut refused, mut taken) = (0, 0);
+    for spare in (0..200).map(|step| step * 2048) {
+        let directory = TempDir::new_in(&small).unwrap();
+        let store = engine(directory.path()).unwrap().store(GROUP, 0).unwrap();
+        for slot in 1..=3 {
+            store.ingest(checkpoint(slot), &mut run(slot, 3000)).unwrap();
+        }
+        let before = tables(directory.path());
+        let filler = directory.path().join("group-1/filler");
+        fill_all_but(&filler, spare);
+        let mut now = match store.ingest(checkpoint(4), &mut run(4, 3000)) {
+            Ok(()) => 4,
+            Err(error) => {
+                assert!(matches!(error, StateError::Full), "{spare} bytes free: {error}");
+                assert_eq!(
+                    tables(directory.path()),
+                    before,
+                    "{spare} bytes free: a failed ingestion gives back its space"
+                );
+                3
+            }
+        };
+        if now == 3 {
+            refused += 1
+        } else {
+            taken += 1
+        }
+        assert_eq!(store.checkpoint(), Some(checkpoint(now)));
+        assert_eq!(slots_of(&store), vec![now; 3000]);
+        fs::remove_file(filler).unwrap();
+        if spare % 3 > 0 {
+            now += 1;
+            store.ingest(checkpoint(now), &mut run(now, 3000)).unwrap();
+        }
+        drop(store);
+        let store = engine(directory.path()).unwrap().store(GROUP, 0).unwrap();
+        assert_eq!(store.checkpoint(), Some(checkpoint(now)));
+        assert_eq!(slots_of(&store), vec![now; 3000]);
+    }
+    assert!(refused > 10 && taken > 10, "{refused} refused, {taken} taken");
+}
+
+/// Fills a file system by a file, then gives back about `spare` bytes.
+fn fill_all_but(filler: &Path, spare: u64) {
+    use std::io::Write;
+    let mut file = fs::File::create(filler).unwrap();
+    let mut bytes = 0;
+    while file.write_all(&[0; 1024]).is_ok() {
+        bytes += 1024;
+    }
+    file.set_len(u64::saturating_sub(bytes, spare)).unwrap();
+}
+
 const KILLED_DIRECTORY: &str = "CONCLAVE_TEST_KILLED_STATE_DIRECTORY";
 
 /// Not a test: the process that [`a_process_killed_while_ingesting_leaves_one_checkpoint_whole`] kills.
