@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::command;
 
@@ -337,17 +337,35 @@ impl Cluster {
     }
 }
 
+/// The body of a plain HTTP GET on the loopback interface.
+///
+/// # Errors
+/// When nobody answers within a second, or with another status than 200.
+pub fn http_get(port: u16, path: &str) -> Result<String> {
+    let answer = http(port, path)?;
+    ensure!(status_of(&answer)? == 200, "{path} was answered with another status than 200");
+    Ok(answer.split_once("\r\n\r\n").context("no end of the head")?.1.to_owned())
+}
+
 /// The status code of a plain HTTP GET on the loopback interface.
 fn http_status(port: u16, path: &str) -> Result<u16> {
+    status_of(&http(port, path)?)
+}
+
+fn status_of(answer: &str) -> Result<u16> {
+    answer.split(' ').nth(1).context("no status line")?.parse().context("no status code")
+}
+
+fn http(port: u16, path: &str) -> Result<String> {
     let limit = Duration::from_secs(1);
     let mut stream = TcpStream::connect_timeout(&loopback(port), limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")?;
-    let mut head = [0u8; 12];
-    stream.read_exact(&mut head)?;
-    let head = std::str::from_utf8(&head)?;
-    head.rsplit(' ').next().context("no status line")?.parse().context("no status code")
+    // HTTP/1.0 has no chunks to put together.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 #[cfg(test)]
