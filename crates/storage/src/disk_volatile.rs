@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fmt, fs, io,
     path::PathBuf,
     sync::{
         Arc,
@@ -23,7 +23,6 @@ use crate::{Disk, DiskFile, RealDisk};
 const HIDDEN: &str = ".volatile";
 
 /// See the module's text: a [`RealDisk`] that keeps what is not synced in memory.
-#[derive(Debug)]
 pub struct VolatileDisk {
     path: PathBuf,
     names: Mutex<Names>,
@@ -31,7 +30,7 @@ pub struct VolatileDisk {
     real: RealDisk,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Names {
     visible: BTreeMap<String, Arc<VolatileFile>>,
     pending: Vec<Change>,
@@ -65,6 +64,12 @@ impl VolatileDisk {
         }
         let names = Mutex::new(Names { visible, pending: Vec::new() });
         Ok(Self { path, names, next_hidden: AtomicU64::new(0), real })
+    }
+}
+
+impl fmt::Debug for VolatileDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VolatileDisk").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -124,10 +129,15 @@ impl Disk for VolatileDisk {
     }
 }
 
-#[derive(Debug)]
 struct VolatileFile {
     file: Arc<dyn DiskFile>,
     contents: RwLock<Contents>,
+}
+
+impl fmt::Debug for VolatileFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VolatileFile").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 /// What a process sees beyond what is synced: the length, and disjoint runs of bytes by offset.

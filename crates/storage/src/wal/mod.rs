@@ -121,7 +121,6 @@ pub struct WalStats {
 }
 
 /// The log of all groups of a process. See the module's text for its file format and its rules.
-#[derive(Debug)]
 pub struct Wal {
     shared: Arc<Shared>,
     worker: Option<JoinHandle<()>>,
@@ -252,6 +251,15 @@ impl Wal {
     #[must_use]
     pub fn log_id(&self) -> u64 {
         self.shared.log_id
+    }
+}
+
+impl fmt::Debug for Wal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wal")
+            .field("log_id", &self.shared.log_id)
+            .field("disk", &self.shared.disk)
+            .finish_non_exhaustive()
     }
 }
 

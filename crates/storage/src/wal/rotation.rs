@@ -84,7 +84,8 @@ impl Shared {
 
     /// Copies entries out of the oldest segments, if these hold little else than what is dead.
     fn copy_laggards(&self, state: &mut State, buffer: &mut Vec<u8>) -> Result<(), LogError> {
-        let used_bytes: u64 = state.segments.iter().map(|segment| segment.size_bytes).sum();
+        // All but the new one, which is still empty.
+        let used_bytes: u64 = state.segments.iter().rev().skip(1).map(|segment| segment.size_bytes).sum();
         let mut left_bytes =
             (state.active().size_bytes / COPIED_SHARE).saturating_sub(FLOOR_FRAME_BYTES as u64);
         loop {
