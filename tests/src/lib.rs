@@ -1,1 +1,8 @@
-//! Helpers shared by the real-process tests.
+//! What the real-process tests share: a cluster with its links in our hands, clients that record what they are told, and the
+//! checks that follow.
+
+#![forbid(unsafe_code)]
+
+pub mod load;
+pub mod proxy;
+pub mod trial;

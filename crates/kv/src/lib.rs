@@ -1,1 +1,58 @@
 //! The replicated etcd data model: revisions, MVCC, ranges and transactions as a deterministic state machine.
+//!
+//! # Vocabulary
+//! A *revision* numbers the changes of a store; all changes of one transaction share it. A *generation* is what one change made of one
+//! key: a value with its creation revision, version and lease, or a *deletion*. A store *compacted* to `c` can be
+//! read at `c` and later, no earlier.
+//!
+//! # Where things are
+//! ```text
+//!            newest generation of each key         older generations
+//! memory     map, ordered by key                   head: all since the last checkpoint, chained from newer to older
+//! engine     index: a key's numbers, no value      every generation of the last checkpoint, with its value
+//! ```
+//! A generation enters map and head when it is applied, and the engine with the next checkpoint; then the head lets go of it, and the
+//! map keeps its numbers, and its value as long as the most recently written fit [`Options::value_cache_bytes`]. So
+//! memory grows with the number of keys that exist, not with their history.
+//!
+//! # Invariants
+//! 1. Applying is a function of the commands alone. What is in memory or in the engine, cached or not, removed physically or not, changes
+//!    no answer and no hash.
+//! 2. Readers read at a revision, never "now": a command's changes become readable all at once when the revision is published, and a long
+//!    read may let go of the lock between two pages.
+//! 3. The engine is never read under the lock by a reader. Generations never change, so the only thing that can happen to one that was
+//!    promised meanwhile is physical removal, which the compaction revision, checked again afterwards, reveals.
+//! 4. `top` (the highest revision applied) and `readable` (below which nothing more can happen) are two numbers, equal as long as one group
+//!    mints its own revisions.
+//!
+//! # How to drive it
+//! [`Machine::open`] on a [`StateStore`](conclave_storage::StateStore); replay the log above the checkpoint through
+//! [`apply`](conclave_storage::StateMachine::apply); hand clones of the [`Reader`] to whoever reads. Proposers check requests
+//! with [`validate`] first and wrap them with [`command`]; [`Reply::decode`] reads what `apply` answered.
+//!
+//! # Deviations from etcd
+//! * Keys end at [`KEY_BYTES_MAX`]; a longer one is "request is too large".
+//! * A deletion "from a key on" that overlaps a put of the same transaction is a duplicate key; etcd overlooks it.
+//! * Equal keys of a sort stay in key order; etcd leaves them in any.
+
+mod cache;
+mod checkpoint;
+pub mod command;
+mod hash;
+mod head;
+mod interval;
+mod layout;
+mod machine;
+mod pages;
+mod range;
+mod reader;
+mod snapshot;
+mod state;
+mod txn;
+pub mod validate;
+
+pub use command::{KvError, Reply};
+pub use machine::{Machine, OpenError, Options};
+pub use range::RangeStream;
+pub use reader::{Reader, Stats};
+pub use validate::{KEY_BYTES_MAX, Limits};

@@ -1,7 +1,33 @@
 //! The Conclave node: an etcd-compatible key-value and coordination server, as a library and a binary.
+//!
+//! # Where things are
+//! ```text
+//! config     flags, environment, configuration file → Config
+//! identity   Config → ids of member and cluster
+//! datadir    one process, one member, one cluster a directory
+//! front      listeners, connections, HTTP endpoints ─┐
+//! service    etcd's gRPC services ───────────────────┴→ backend: the trait behind which consensus and store are
+//! metrics    figures under etcd's names
+//! logging    etcd's log lines;  notify: systemd
+//! ```
 
+#![forbid(unsafe_code)]
+
+pub mod backend;
 pub mod config;
 pub mod datadir;
+pub mod front;
 pub mod identity;
+mod introductions;
 pub mod logging;
+pub mod metrics;
+mod node;
 pub mod notify;
+mod replicated;
+mod run;
+mod service;
+
+pub use backend::Backend;
+pub use config::Config;
+pub use node::{Node, NodeError};
+pub use run::{RunError, run};

@@ -1,0 +1,218 @@
+//! What is proposed to a group, and what its replicas answer.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use conclave_api::{
+    conclave::kv::v1::{Command, command::Operation},
+    errors::EtcdError,
+    etcdserverpb::{
+        CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+        PutResponse, TxnRequest, TxnResponse,
+    },
+};
+use conclave_storage::StateError;
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
+};
+
+/// Which revision a command's changes get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Revision {
+    /// The one after the group's last.
+    #[default]
+    Next,
+    /// One that a sequencer minted, greater than 0. Refused, without effect, unless it is above every revision of the group.
+    At(i64),
+}
+
+/// A put as a command.
+#[must_use]
+pub fn put(revision: Revision, request: &PutRequest) -> Bytes {
+    encode(revision, 2, request)
+}
+
+/// A deletion as a command.
+#[must_use]
+pub fn delete_range(revision: Revision, request: &DeleteRangeRequest) -> Bytes {
+    encode(revision, 3, request)
+}
+
+/// A transaction as a command.
+#[must_use]
+pub fn txn(revision: Revision, request: &TxnRequest) -> Bytes {
+    encode(revision, 4, request)
+}
+
+/// A compaction as a command. It takes no revision.
+#[must_use]
+pub fn compaction(request: &CompactionRequest) -> Bytes {
+    encode(Revision::Next, 5, request)
+}
+
+/// Encodes a [`Command`] around a borrowed request, which the generated type could only do around an owned one.
+fn encode(revision: Revision, field: u32, request: &impl Message) -> Bytes {
+    let request_bytes = request.encoded_len();
+    let mut out = BytesMut::with_capacity(16 + encoded_len_varint(request_bytes as u64) + request_bytes);
+    if let Revision::At(at) = revision {
+        prost::encoding::int64::encode(1, &at, &mut out);
+    }
+    encode_key(field, WireType::LengthDelimited, &mut out);
+    encode_varint(request_bytes as u64, &mut out);
+    request.encode_raw(&mut out);
+    out.freeze()
+}
+
+/// Reads a command. The messages share the memory of `bytes`.
+pub(crate) fn decode(bytes: Bytes) -> Result<(Revision, Operation), KvError> {
+    let command = Command::decode(bytes).map_err(|_| KvError::Malformed)?;
+    let revision = match command.at_revision {
+        0 => Revision::Next,
+        at if at > 0 => Revision::At(at),
+        _ => return Err(KvError::Malformed),
+    };
+    Ok((revision, command.operation.ok_or(KvError::Malformed)?))
+}
+
+/// Why a request or a command had no effect.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum KvError {
+    /// One of etcd's errors, with its code and text.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// A minted revision that is not above the group's: another must be minted.
+    #[error("the revision minted for the command is not above the group's last one")]
+    RevisionPassed,
+    /// Bytes that are no command.
+    #[error("malformed command")]
+    Malformed,
+    /// Asked for something that the API does not offer.
+    #[error("{0}")]
+    Unimplemented(&'static str),
+    /// The engine cannot serve.
+    #[error(transparent)]
+    Engine(#[from] StateError),
+}
+
+impl KvError {
+    /// The error of etcd's that a client is told, if it is one.
+    #[must_use]
+    pub fn etcd(&self) -> Option<EtcdError> {
+        match self {
+            Self::Etcd(error) => Some(*error),
+            _ => None,
+        }
+    }
+}
+
+/// What a replica answers to the client that waits for a command. Headers carry the revision only.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// To a put.
+    Put(PutResponse),
+    /// To a deletion.
+    DeleteRange(DeleteRangeResponse),
+    /// To a transaction.
+    Txn(TxnResponse),
+    /// To a compaction.
+    Compaction(CompactionResponse),
+}
+
+const TAG_ERROR: u8 = 0;
+const TAG_PUT: u8 = 1;
+const TAG_DELETE_RANGE: u8 = 2;
+const TAG_TXN: u8 = 3;
+const TAG_COMPACTION: u8 = 4;
+
+/// Numbers for errors that are not etcd's, above all of etcd's.
+const ERROR_REVISION_PASSED: u16 = 0xff01;
+const ERROR_MALFORMED: u16 = 0xff02;
+
+impl Reply {
+    /// Encodes the outcome of a command: a tag byte, then the response, or the error's number.
+    pub(crate) fn encode(outcome: &Result<Self, KvError>) -> Bytes {
+        match outcome {
+            Ok(Self::Put(response)) => tagged(TAG_PUT, response),
+            Ok(Self::DeleteRange(response)) => tagged(TAG_DELETE_RANGE, response),
+            Ok(Self::Txn(response)) => tagged(TAG_TXN, response),
+            Ok(Self::Compaction(response)) => tagged(TAG_COMPACTION, response),
+            Err(error) => {
+                let number = match error {
+                    KvError::Etcd(error) => error.number(),
+                    KvError::RevisionPassed => ERROR_REVISION_PASSED,
+                    // The other two never come out of `apply`.
+                    KvError::Malformed | KvError::Unimplemented(_) | KvError::Engine(_) => ERROR_MALFORMED,
+                };
+                let mut out = BytesMut::with_capacity(3);
+                out.put_u8(TAG_ERROR);
+                out.put_u16(number);
+                out.freeze()
+            }
+        }
+    }
+
+    /// Reads what [`StateMachine::apply`](conclave_storage::StateMachine::apply) answered.
+    ///
+    /// # Errors
+    /// The command's own error; [`KvError::Malformed`] too if the bytes are no reply.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, KvError> {
+        let malformed = |_| KvError::Malformed;
+        match bytes.try_get_u8().map_err(|_| KvError::Malformed)? {
+            TAG_PUT => Ok(Self::Put(PutResponse::decode(bytes).map_err(malformed)?)),
+            TAG_DELETE_RANGE => Ok(Self::DeleteRange(DeleteRangeResponse::decode(bytes).map_err(malformed)?)),
+            TAG_TXN => Ok(Self::Txn(TxnResponse::decode(bytes).map_err(malformed)?)),
+            TAG_COMPACTION => Ok(Self::Compaction(CompactionResponse::decode(bytes).map_err(malformed)?)),
+            TAG_ERROR => Err(match bytes.try_get_u16() {
+                Ok(ERROR_REVISION_PASSED) => KvError::RevisionPassed,
+                Ok(number) => EtcdError::from_number(number).map_or(KvError::Malformed, KvError::Etcd),
+                Err(_) => KvError::Malformed,
+            }),
+            _ => Err(KvError::Malformed),
+        }
+    }
+}
+
+fn tagged(tag: u8, response: &impl Message) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + response.encoded_len());
+    out.put_u8(tag);
+    response.encode_raw(&mut out);
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_read_back_as_they_were_written() {
+        let request = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
+        let expected = Command { at_revision: 7, operation: Some(Operation::Put(request.clone())) };
+        assert_eq!(put(Revision::At(7), &request), expected.encode_to_vec());
+        let (revision, operation) = decode(put(Revision::Next, &request)).unwrap();
+        assert_eq!((revision, operation), (Revision::Next, Operation::Put(request)));
+        assert!(decode(txn(Revision::Next, &TxnRequest::default())).is_ok());
+        assert!(decode(compaction(&CompactionRequest::default())).is_ok());
+        assert!(decode(delete_range(Revision::Next, &DeleteRangeRequest::default())).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_command_is_an_error() {
+        for bytes in [
+            &b""[..],
+            b"\xff",
+            b"\x08\x01",
+            b"\x12\x7f",
+            b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\x00",
+        ] {
+            assert!(matches!(decode(Bytes::from_static(bytes)), Err(KvError::Malformed)), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn errors_survive_a_reply() {
+        for error in [KvError::Etcd(EtcdError::Compacted), KvError::RevisionPassed, KvError::Malformed] {
+            let text = error.to_string();
+            assert_eq!(Reply::decode(Reply::encode(&Err(error))).unwrap_err().to_string(), text);
+        }
+        assert!(Reply::decode(Bytes::new()).is_err() && Reply::decode(Bytes::from_static(b"\x09")).is_err());
+    }
+}

@@ -1,0 +1,227 @@
+//! How generations are written in the engine.
+//!
+//! | key | value |
+//! |---|---|
+//! | `g`, escaped key, revision (8 bytes, big-endian) | a generation: tag 0 (deletion) and operation index, or tag 1, operation index, creation revision, version, lease, and the value to the end |
+//! | `n`, escaped key | the newest generation of a key that exists: tag 1, modification revision, creation revision, version, lease |
+//!
+//! Numbers of a value are LEB128 varints. Escaping keeps the order: a zero byte becomes `00 ff`, the end is `00 00`. A key that was changed
+//! more than once in one revision has one generation of it, the last.
+
+use bytes::{Buf, BufMut};
+use conclave_storage::StateError;
+use prost::encoding::{decode_varint, encode_varint};
+
+/// The version of this layout.
+pub(crate) const FORMAT: u32 = 1;
+/// The first byte of every generation's key.
+pub(crate) const GENERATIONS: u8 = b'g';
+/// The first byte of every index key.
+pub(crate) const INDEX: u8 = b'n';
+/// What follows the escaped key in a generation's key.
+pub(crate) const REVISION_BYTES: usize = 8;
+
+const DELETION: u8 = 0;
+const VALUE: u8 = 1;
+
+/// The numbers of a generation. A version of 0 is a deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    pub(crate) created: i64,
+    pub(crate) modified: i64,
+    pub(crate) version: i64,
+    pub(crate) lease: i64,
+}
+
+impl Numbers {
+    pub(crate) fn is_deletion(&self) -> bool {
+        self.version == 0
+    }
+}
+
+/// The prefix of all generations of a key.
+pub(crate) fn put_generation_prefix(out: &mut impl BufMut, key: &[u8]) {
+    out.put_u8(GENERATIONS);
+    put_escaped(out, key);
+}
+
+/// A generation's key.
+pub(crate) fn generation_key(key: &[u8], revision: i64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 3 + REVISION_BYTES);
+    put_generation_key(&mut out, key, revision);
+    out
+}
+
+/// A generation's key.
+pub(crate) fn put_generation_key(out: &mut impl BufMut, key: &[u8], revision: i64) {
+    put_generation_prefix(out, key);
+    out.put_i64(revision);
+}
+
+/// A key of the index.
+pub(crate) fn put_index_key(out: &mut impl BufMut, key: &[u8]) {
+    out.put_u8(INDEX);
+    put_escaped(out, key);
+}
+
+fn put_escaped(out: &mut impl BufMut, key: &[u8]) {
+    for (at, part) in key.split(|byte| *byte == 0).enumerate() {
+        if at > 0 {
+            out.put_slice(&[0, 0xff]);
+        }
+        out.put_slice(part);
+    }
+    out.put_slice(&[0, 0]);
+}
+
+fn unescape(mut stored: &[u8]) -> Option<Vec<u8>> {
+    let mut key = Vec::with_capacity(stored.len());
+    loop {
+        let zero = stored.iter().position(|byte| *byte == 0)?;
+        key.extend_from_slice(&stored[..zero]);
+        match stored.get(zero + 1)? {
+            0xff => key.push(0),
+            0 => return (stored.len() == zero + 2).then_some(key),
+            _ => return None,
+        }
+        stored = &stored[zero + 2..];
+    }
+}
+
+/// Splits a generation's key into the prefix that all generations of the key share and the revision.
+pub(crate) fn split_generation_key(stored: &[u8]) -> Result<(&[u8], i64), StateError> {
+    let (prefix, mut revision) = stored
+        .len()
+        .checked_sub(REVISION_BYTES)
+        .and_then(|at| stored.split_at_checked(at))
+        .filter(|(prefix, _)| prefix.first() == Some(&GENERATIONS))
+        .ok_or_else(|| damaged("a generation's key is too short"))?;
+    Ok((prefix, revision.get_i64()))
+}
+
+/// The key that a prefix of [`put_generation_prefix`] or a key of [`put_index_key`] stands for.
+pub(crate) fn user_key(prefix: &[u8]) -> Result<Vec<u8>, StateError> {
+    prefix.get(1..).and_then(unescape).ok_or_else(|| damaged("a key is not escaped as it should be"))
+}
+
+/// A generation's value. `index` is the number of the operation within its transaction.
+pub(crate) fn put_generation(out: &mut impl BufMut, numbers: &Numbers, index: u32, value: &[u8]) {
+    out.put_u8(if numbers.is_deletion() { DELETION } else { VALUE });
+    encode_varint(u64::from(index), out);
+    if !numbers.is_deletion() {
+        put_numbers(out, numbers);
+        out.put_slice(value);
+    }
+}
+
+/// The most bytes that [`put_generation`] adds to the value.
+pub(crate) const GENERATION_OVERHEAD_BYTES: usize = 1 + 5 + 3 * 10;
+
+/// Reads a generation: its numbers, and where its value begins in `stored`.
+pub(crate) fn read_generation(stored: &[u8], modified: i64) -> Result<(Numbers, u32, usize), StateError> {
+    let mut rest = stored;
+    let tag = rest.try_get_u8().map_err(|_| damaged("an empty generation"))?;
+    let index = u32::try_from(varint(&mut rest)?).map_err(|_| damaged("an operation index out of range"))?;
+    match tag {
+        DELETION if rest.is_empty() => Ok((Numbers { modified, ..Numbers::default() }, index, stored.len())),
+        VALUE => {
+            let numbers = read_numbers(&mut rest, modified)?;
+            Ok((numbers, index, stored.len() - rest.len()))
+        }
+        _ => Err(damaged("a generation of an unknown kind")),
+    }
+}
+
+/// A value of the index.
+pub(crate) fn put_index(out: &mut impl BufMut, numbers: &Numbers) {
+    out.put_u8(VALUE);
+    encode_varint(numbers.modified.cast_unsigned(), out);
+    put_numbers(out, numbers);
+}
+
+/// Reads a value of the index.
+pub(crate) fn read_index(mut stored: &[u8]) -> Result<Numbers, StateError> {
+    if stored.try_get_u8() != Ok(VALUE) {
+        return Err(damaged("an index entry of an unknown kind"));
+    }
+    let modified = varint(&mut stored)?.cast_signed();
+    let numbers = read_numbers(&mut stored, modified)?;
+    if stored.is_empty() { Ok(numbers) } else { Err(damaged("an index entry is too long")) }
+}
+
+fn put_numbers(out: &mut impl BufMut, numbers: &Numbers) {
+    encode_varint(numbers.created.cast_unsigned(), out);
+    encode_varint(numbers.version.cast_unsigned(), out);
+    encode_varint(numbers.lease.cast_unsigned(), out);
+}
+
+fn read_numbers(stored: &mut &[u8], modified: i64) -> Result<Numbers, StateError> {
+    let numbers = Numbers {
+        created: varint(stored)?.cast_signed(),
+        modified,
+        version: varint(stored)?.cast_signed(),
+        lease: varint(stored)?.cast_signed(),
+    };
+    if numbers.version > 0 { Ok(numbers) } else { Err(damaged("a version below 1")) }
+}
+
+fn varint(stored: &mut &[u8]) -> Result<u64, StateError> {
+    decode_varint(stored).map_err(|_| damaged("a number is cut off"))
+}
+
+pub(crate) fn damaged(why: &str) -> StateError {
+    StateError::Damaged(why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_order_is_key_order_then_revision_order() {
+        let keys: [&[u8]; 7] = [b"\0", b"\0\0", b"\0\x01", b"a", b"a\0", b"a\x01", b"\xff"];
+        let mut stored = Vec::new();
+        for key in keys {
+            for revision in [1, 255, 256, i64::MAX] {
+                stored.push(generation_key(key, revision));
+                let (prefix, read) = split_generation_key(stored.last().unwrap()).unwrap();
+                assert_eq!((user_key(prefix).unwrap().as_slice(), read), (key, revision));
+            }
+        }
+        assert!(stored.is_sorted());
+    }
+
+    #[test]
+    fn generations_read_back() {
+        let numbers = Numbers { created: 3, modified: 900, version: i64::MAX, lease: 77 };
+        let mut stored = Vec::new();
+        put_generation(&mut stored, &numbers, 5, b"value");
+        let (read, index, at) = read_generation(&stored, 900).unwrap();
+        assert_eq!((read, index, &stored[at..]), (numbers, 5, &b"value"[..]));
+        let mut stored = Vec::new();
+        put_index(&mut stored, &numbers);
+        assert_eq!(read_index(&stored).unwrap(), numbers);
+        let deletion = Numbers { modified: 4, ..Numbers::default() };
+        let mut stored = Vec::new();
+        put_generation(&mut stored, &deletion, 1, b"");
+        assert_eq!(read_generation(&stored, 4).unwrap(), (deletion, 1, stored.len()));
+    }
+
+    #[test]
+    fn garbage_is_damage_not_a_panic() {
+        for stored in [
+            &b""[..],
+            b"\x07",
+            b"\x01",
+            b"\x01\x01",
+            b"\x00\x01x",
+            b"\x01\x01\x01\x00\x00",
+            b"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ] {
+            assert!(read_generation(stored, 1).is_err(), "{stored:?}");
+            assert!(read_index(stored).is_err(), "{stored:?}");
+        }
+        assert!(user_key(b"gabc").is_err() && user_key(b"ga\0\x01").is_err() && user_key(b"").is_err());
+        assert!(split_generation_key(b"g1234").is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! The state machine itself: what the apply thread owns.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use bytes::Bytes;
+use conclave_api::{
+    conclave::kv::v1::command::Operation,
+    errors::EtcdError,
+    etcdserverpb::{CompactionRequest, CompactionResponse, PutRequest, PutResponse},
+};
+use conclave_consensus::{Entry, Kind, ProposalId, Slot, SnapshotMeta};
+use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError, StateMachine, StateStore};
+use parking_lot::{RwLock, RwLockWriteGuard};
+
+use crate::{
+    checkpoint::CheckpointJob,
+    command::{self, KvError, Reply, Revision},
+    pages::View,
+    range::header,
+    reader::Reader,
+    snapshot::{Sink, Source},
+    state::{Shared, State},
+    txn::Evaluation,
+    validate::{self, Limits},
+};
+
+/// So many entries are applied under one hold of the lock, so that readers are not starved.
+const SLICE_ENTRIES: usize = 64;
+/// So many checkpointed generations are let go of for each slice applied.
+const SLICE_RETIRED: usize = 4 * SLICE_ENTRIES;
+/// So many are let go of at once where no slice does it.
+const RETIRED_MAX: usize = 1024;
+
+/// How a store is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How many bytes of checkpointed values stay in memory, the most recently written; others are read from the engine. Default 64 MiB: a
+    /// million keys of 24 bytes with values of 256 bytes then take about 230 MB, 150 of them for keys and numbers.
+    pub value_cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { value_cache_bytes: 64 << 20 }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    /// The engine's contents cannot be read.
+    #[error("cannot read the last checkpoint: {0}")]
+    Engine(#[from] StateError),
+}
+
+/// A key-value store that changes by the commands of a log.
+#[derive(Debug)]
+pub struct Machine {
+    shared: Arc<Shared>,
+    options: Options,
+    applied: Slot,
+}
+
+impl Machine {
+    /// Opens the store as of the last checkpoint; the log above it is to be applied next. Takes time in proportion to the number of
+    /// keys, not to their history.
+    ///
+    /// # Errors
+    /// The engine's, and a checkpoint of a layout that this version does not know.
+    pub fn open(store: Arc<dyn StateStore>, options: Options) -> Result<(Self, Reader), OpenError> {
+        let (state, _) = State::load(&*store, options.value_cache_bytes, 0)?;
+        let applied = store.checkpoint().map_or(Slot(0), |checkpoint| checkpoint.meta.slot);
+        let shared = Arc::new(Shared { state: RwLock::new(state), store, engine_reads: AtomicU64::new(0) });
+        let reader = Reader { shared: shared.clone() };
+        Ok((Self { shared, options, applied }, reader))
+    }
+
+    /// The last slot applied.
+    #[must_use]
+    pub fn applied(&self) -> Slot {
+        self.applied
+    }
+
+    /// A handle for readers.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader { shared: self.shared.clone() }
+    }
+
+    /// Applies one command. `state` is given up for a while if the command takes more than one step.
+    fn command(
+        shared: &Shared,
+        state: &mut RwLockWriteGuard<'_, State>,
+        payload: Bytes,
+        answers: bool,
+    ) -> Result<Reply, KvError> {
+        let (revision, operation) = command::decode(payload)?;
+        if let Operation::Compaction(request) = &operation {
+            return compact(state, request);
+        }
+        let before = View { revision: state.top, incarnation: state.incarnation };
+        let revision = match revision {
+            // Nothing else could be told apart from wrapping around; 2^63 revisions are not reached in practice.
+            Revision::Next => before.revision.checked_add(1).ok_or(KvError::RevisionPassed)?,
+            Revision::At(revision) if revision > before.revision => revision,
+            Revision::At(_) => return Err(KvError::RevisionPassed),
+        };
+        match operation {
+            Operation::Put(request) => {
+                validate::validate_put(&request, &Limits::NONE)?;
+                if is_plain(&request, answers) {
+                    state.put(&request.key, &request.value, 0, revision, 0);
+                    state.publish(revision);
+                    return Ok(Reply::Put(PutResponse { header: header(revision), prev_kv: None }));
+                }
+                RwLockWriteGuard::unlocked(state, || {
+                    let mut evaluation = Evaluation::new(shared, before, revision, answers);
+                    let response = evaluation.put(&request)?;
+                    evaluation.publish();
+                    Ok(Reply::Put(response))
+                })
+            }
+            Operation::DeleteRange(request) => {
+                validate::validate_delete_range(&request, &Limits::NONE)?;
+                RwLockWriteGuard::unlocked(state, || {
+                    let mut evaluation = Evaluation::new(shared, before, revision, answers);
+                    let response = evaluation.delete_range(&request)?;
+                    evaluation.publish();
+                    Ok(Reply::DeleteRange(response))
+                })
+            }
+            Operation::Txn(request) => {
+                validate::validate_txn(&request, &Limits::NONE)?;
+                RwLockWriteGuard::unlocked(state, || {
+                    let mut evaluation = Evaluation::new(shared, before, revision, answers);
+                    let response = evaluation.txn(&request)?;
+                    evaluation.publish();
+                    Ok(Reply::Txn(response))
+                })
+            }
+            Operation::Compaction(request) => compact(state, &request),
+        }
+    }
+}
+
+/// Whether a put takes nothing but the map: no lease to look for, nothing of what was before.
+fn is_plain(request: &PutRequest, answers: bool) -> bool {
+    let reads_before = request.ignore_value || request.ignore_lease || (request.prev_kv && answers);
+    request.lease == 0 && !reads_before
+}
+
+fn compact(state: &mut State, request: &CompactionRequest) -> Result<Reply, KvError> {
+    if request.revision <= state.compacted {
+        return Err(EtcdError::Compacted.into());
+    }
+    if request.revision > state.readable {
+        return Err(EtcdError::FutureRev.into());
+    }
+    state.compacted = request.revision;
+    Ok(Reply::Compaction(CompactionResponse { header: header(state.readable) }))
+}
+
+impl StateMachine for Machine {
+    /// # Panics
+    /// If entries are missing, or if the engine fails while a command reads from it: a replica that cannot know what a command does must
+    /// not go on.
+    fn apply(&mut self, entries: &[Entry], waits: &dyn Fn(ProposalId) -> bool, replies: &mut Replies) {
+        for slice in entries.chunks(SLICE_ENTRIES) {
+            let mut state = self.shared.state.write();
+            for entry in slice {
+                if entry.slot <= self.applied {
+                    continue;
+                }
+                assert_eq!(entry.slot, self.applied.next(), "entries are applied without a gap");
+                self.applied = entry.slot;
+                if entry.kind != Kind::Command {
+                    continue;
+                }
+                let answers = !entry.id.is_none() && waits(entry.id);
+                let outcome = Self::command(&self.shared, &mut state, entry.payload.clone(), answers);
+                if let Err(KvError::Engine(error)) = &outcome {
+                    panic!("the state engine failed under slot {}: {error}", entry.slot);
+                }
+                if answers {
+                    replies.push((entry.id, Reply::encode(&outcome)));
+                }
+            }
+            state.retire(SLICE_RETIRED);
+        }
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.shared.state.read().head.pending_bytes()
+    }
+
+    fn checkpoint(&mut self, meta: SnapshotMeta) -> Option<Box<dyn Job>> {
+        assert_eq!(meta.slot, self.applied, "a checkpoint is of what was applied last");
+        if self.shared.state.read().head.is_frozen() {
+            return None;
+        }
+        self.retire_all();
+        let mut state = self.shared.state.write();
+        let record = state.record();
+        let entries = state.head.freeze();
+        drop(state);
+        Some(Box::new(CheckpointJob { store: self.shared.store.clone(), meta, record, entries }))
+    }
+
+    fn checkpointed(&mut self) {
+        let mut state = self.shared.state.write();
+        state.head.thaw();
+        state.retire(RETIRED_MAX);
+    }
+
+    fn snapshot(&self) -> Option<Box<dyn SnapshotSource>> {
+        Source::new(self.shared.store.view()).map(|source| Box::new(source) as Box<dyn SnapshotSource>)
+    }
+
+    fn receive(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, StateError> {
+        Ok(Box::new(Sink::new(self.shared.store.build(generation)?, generation)))
+    }
+
+    /// The new state is built beside the old one, so that readers wait for a moment only; those in the midst of a long read begin again. A
+    /// checkpoint's job must not be under way.
+    fn install(&mut self, meta: &SnapshotMeta) -> Result<(), StateError> {
+        self.shared.store.switch(meta.generation)?;
+        let incarnation = self.shared.state.read().incarnation + 1;
+        let (state, _) = State::load(&*self.shared.store, self.options.value_cache_bytes, incarnation)?;
+        let old = std::mem::replace(&mut *self.shared.state.write(), state);
+        self.applied = meta.slot;
+        drop(old);
+        Ok(())
+    }
+}
+
+impl Machine {
+    /// Lets go of all that the last checkpoint made durable.
+    fn retire_all(&mut self) {
+        while self.shared.state.read().head.is_retiring() {
+            self.shared.state.write().retire(RETIRED_MAX);
+        }
+    }
+}

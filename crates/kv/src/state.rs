@@ -1,0 +1,312 @@
+//! What readers and the apply thread share: the map of newest generations, the head, and the store's numbers.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use conclave_api::conclave::kv::v1::CheckpointRecord;
+use conclave_storage::{StateError, StateStore};
+use parking_lot::RwLock;
+use prost::Message;
+
+use crate::{
+    cache::ValueCache,
+    head::{Head, HeadEntry, NOWHERE},
+    interval::Interval,
+    layout::{self, FORMAT, INDEX, Numbers},
+};
+
+/// The revision of a store in which nothing was ever written.
+const FIRST_REVISION: i64 = 1;
+/// What "never compacted" is, so that even revision 0 can be compacted once, as in etcd.
+const NEVER_COMPACTED: i64 = -1;
+
+/// The newest generation of a key. A deletion stays until the engine has it.
+#[derive(Debug)]
+pub(crate) struct Newest {
+    pub(crate) numbers: Numbers,
+    /// Where the head has it, or had it.
+    pub(crate) position: u64,
+    /// Key and value, if the value is in memory.
+    payload: Option<Arc<[u8]>>,
+}
+
+/// A generation as a reader sees it.
+pub(crate) enum Seen<'a> {
+    /// This one; without a value if the engine has it.
+    Generation(&'a Numbers, Option<&'a [u8]>),
+    /// The key does not exist at that revision.
+    Absent,
+    /// Only the engine knows.
+    InEngine,
+}
+
+/// Everything under the lock.
+#[derive(Debug)]
+pub(crate) struct State {
+    keys: BTreeMap<Box<[u8]>, Newest>,
+    pub(crate) head: Head,
+    cache: ValueCache,
+    /// The highest revision applied.
+    pub(crate) top: i64,
+    /// The revision below which nothing more can happen.
+    pub(crate) readable: i64,
+    /// The oldest revision that can be read.
+    pub(crate) compacted: i64,
+    /// The highest revision of a deletion that only the engine remembers: reads below it must look there for keys that the map does
+    /// not know.
+    pub(crate) forgotten: i64,
+    /// The revision of the last deletion.
+    pub(crate) last_deletion: i64,
+    /// How many keys exist.
+    pub(crate) live_keys: u64,
+    /// Counts the snapshots installed: a read that spans one must begin again.
+    pub(crate) incarnation: u64,
+    /// Reused to join key and value.
+    joint: Vec<u8>,
+}
+
+impl State {
+    /// Rebuilds the state of the last checkpoint: one scan of the index, which has a pair for each key that exists and no more.
+    pub(crate) fn load(
+        store: &dyn StateStore,
+        value_cache_bytes: usize,
+        incarnation: u64,
+    ) -> Result<(Self, CheckpointRecord), StateError> {
+        let record = match store.checkpoint() {
+            Some(checkpoint) => read_record(&checkpoint.record)?,
+            None => CheckpointRecord {
+                format: FORMAT,
+                top_revision: FIRST_REVISION,
+                readable_revision: FIRST_REVISION,
+                compact_revision: NEVER_COMPACTED,
+                compact_target: NEVER_COMPACTED,
+                ..CheckpointRecord::default()
+            },
+        };
+        let mut failure = None;
+        let pairs = store.scan(Bound::Included(&[INDEX]), Bound::Excluded(&[INDEX + 1]), false);
+        let keys: BTreeMap<_, _> = pairs
+            .map_while(|pair| {
+                let newest = pair.and_then(|(key, value)| {
+                    let numbers = layout::read_index(&value)?;
+                    let key = layout::user_key(&key)?.into_boxed_slice();
+                    Ok((key, Newest { numbers, position: NOWHERE, payload: None }))
+                });
+                newest.map_err(|error| failure = Some(error)).ok()
+            })
+            .collect();
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let state = Self {
+            live_keys: keys.len() as u64,
+            keys,
+            head: Head::default(),
+            cache: ValueCache::new(value_cache_bytes),
+            top: record.top_revision,
+            readable: record.readable_revision,
+            compacted: record.compact_revision,
+            forgotten: record.last_deletion_revision,
+            last_deletion: record.last_deletion_revision,
+            incarnation,
+            joint: Vec::new(),
+        };
+        Ok((state, record))
+    }
+
+    /// Writes a key. Returns nothing: what was before is for [`see`](Self::see) to say, first.
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8], lease: i64, revision: i64, index: u32) {
+        self.joint.clear();
+        self.joint.extend_from_slice(key);
+        self.joint.extend_from_slice(value);
+        let payload: Arc<[u8]> = Arc::from(self.joint.as_slice());
+        if self.joint.capacity() > 64 << 10 {
+            self.joint = Vec::new();
+        }
+        let created = Numbers { created: revision, modified: revision, version: 1, lease };
+        let entry = |numbers, previous| HeadEntry {
+            payload: payload.clone(),
+            key_bytes: key.len() as u32,
+            index,
+            numbers,
+            previous,
+        };
+        if let Some(newest) = self.keys.get_mut(key) {
+            let numbers = if newest.numbers.is_deletion() {
+                self.live_keys += 1;
+                created
+            } else {
+                let Numbers { created, version, .. } = newest.numbers;
+                Numbers { created, modified: revision, version: version + 1, lease }
+            };
+            let position = self.head.push(entry(numbers, newest.position));
+            *newest = Newest { numbers, position, payload: Some(payload) };
+        } else {
+            self.live_keys += 1;
+            let position = self.head.push(entry(created, NOWHERE));
+            self.keys.insert(key.into(), Newest { numbers: created, position, payload: Some(payload) });
+        }
+    }
+
+    /// Deletes a key if it exists.
+    pub(crate) fn delete(&mut self, key: &[u8], revision: i64, index: u32) -> bool {
+        let Some(newest) = self.keys.get_mut(key).filter(|newest| !newest.numbers.is_deletion()) else {
+            return false;
+        };
+        delete(&mut self.head, key, newest, revision, index);
+        self.live_keys -= 1;
+        self.last_deletion = self.last_deletion.max(revision);
+        true
+    }
+
+    /// Deletes the keys of a range, at most `keys_max`; how many, and where to go on if there may be more. Each takes the next
+    /// operation index.
+    pub(crate) fn delete_some(
+        &mut self,
+        interval: &Interval,
+        revision: i64,
+        index: &mut u32,
+        keys_max: usize,
+    ) -> (i64, Option<Box<[u8]>>) {
+        let Some(bounds) = interval.bounds() else { return (0, None) };
+        let mut deleted = 0;
+        let mut resume = None;
+        for (seen, (key, newest)) in self.keys.range_mut::<[u8], _>(bounds).enumerate() {
+            if seen == keys_max {
+                resume = Some(key.clone());
+                break;
+            }
+            if !newest.numbers.is_deletion() {
+                delete(&mut self.head, key, newest, revision, *index);
+                *index += 1;
+                deleted += 1;
+            }
+        }
+        if deleted > 0 {
+            self.live_keys -= deleted as u64;
+            self.last_deletion = self.last_deletion.max(revision);
+        }
+        (deleted, resume)
+    }
+
+    /// Makes a command's changes readable.
+    pub(crate) fn publish(&mut self, revision: i64) {
+        assert!(revision > self.top, "revisions of a group only grow");
+        self.top = revision;
+        self.readable = revision;
+    }
+
+    /// The keys of a range that are in the map, deleted ones included.
+    pub(crate) fn range<'a>(
+        &'a self,
+        interval: &'a Interval,
+    ) -> impl Iterator<Item = (&'a [u8], &'a Newest)> + use<'a> {
+        interval
+            .bounds()
+            .into_iter()
+            .flat_map(|bounds| self.keys.range::<[u8], _>(bounds))
+            .map(|(key, newest)| (key.as_ref(), newest))
+    }
+
+    /// One key of the map.
+    pub(crate) fn newest(&self, key: &[u8]) -> Option<&Newest> {
+        self.keys.get(key)
+    }
+
+    /// What a key is at a revision.
+    pub(crate) fn see<'a>(&'a self, key: &[u8], newest: &'a Newest, revision: i64) -> Seen<'a> {
+        if newest.numbers.modified <= revision {
+            let value = newest.payload.as_ref().map(|payload| &payload[key.len()..]);
+            return seen(&newest.numbers, value);
+        }
+        let mut position = newest.position;
+        while let Some(entry) = self.head.get(position) {
+            if entry.numbers.modified <= revision {
+                return seen(&entry.numbers, Some(entry.value()));
+            }
+            position = entry.previous;
+        }
+        Seen::InEngine
+    }
+
+    /// Lets go of at most `entries_max` generations that the engine has, and of the values that no longer fit.
+    pub(crate) fn retire(&mut self, entries_max: usize) {
+        for _ in 0..entries_max {
+            let Some((position, entry)) = self.head.retire() else { break };
+            if entry.numbers.is_deletion() {
+                if self.keys.get(entry.key()).is_some_and(|newest| newest.position == position) {
+                    self.keys.remove(entry.key());
+                    self.forgotten = self.forgotten.max(entry.numbers.modified);
+                }
+            } else if Arc::strong_count(&entry.payload) > 1 {
+                // The map has it too: it is still the newest.
+                self.cache.push(entry.payload, entry.key_bytes);
+            }
+            while let Some((payload, key_bytes)) = self.cache.overflow() {
+                if Arc::strong_count(&payload) > 1
+                    && let Some(newest) = self.keys.get_mut(&payload[..key_bytes as usize])
+                    && newest.payload.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &payload))
+                {
+                    newest.payload = None;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cache.size_bytes()
+    }
+
+    pub(crate) fn record(&self) -> CheckpointRecord {
+        CheckpointRecord {
+            format: FORMAT,
+            top_revision: self.top,
+            readable_revision: self.readable,
+            compact_revision: self.compacted,
+            last_deletion_revision: self.last_deletion,
+            ..CheckpointRecord::default()
+        }
+    }
+}
+
+fn delete(head: &mut Head, key: &[u8], newest: &mut Newest, revision: i64, index: u32) {
+    let numbers = Numbers { modified: revision, ..Numbers::default() };
+    let payload: Arc<[u8]> = Arc::from(key);
+    let entry = HeadEntry { payload, key_bytes: key.len() as u32, index, numbers, previous: newest.position };
+    *newest = Newest { numbers, position: head.push(entry), payload: None };
+}
+
+fn seen<'a>(numbers: &'a Numbers, value: Option<&'a [u8]>) -> Seen<'a> {
+    if numbers.is_deletion() { Seen::Absent } else { Seen::Generation(numbers, value) }
+}
+
+/// Reads a checkpoint's record.
+pub(crate) fn read_record(record: &[u8]) -> Result<CheckpointRecord, StateError> {
+    let record = CheckpointRecord::decode(record).map_err(|_| layout::damaged("the checkpoint's record"))?;
+    if record.format == FORMAT {
+        Ok(record)
+    } else {
+        Err(layout::damaged("the checkpoint is of a layout that this version does not know"))
+    }
+}
+
+/// What readers and the apply thread share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) state: RwLock<State>,
+    pub(crate) store: Arc<dyn StateStore>,
+    /// Values and older generations that reads had to fetch from the engine, for metrics.
+    pub(crate) engine_reads: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn count_engine_reads(&self, reads: usize) {
+        self.engine_reads.fetch_add(reads as u64, Ordering::Relaxed);
+    }
+}

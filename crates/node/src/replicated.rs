@@ -1,0 +1,281 @@
+//! The backend that replicates: opens what is durable, boots the group, and joins replica, transport and store behind
+//! the services.
+
+use std::{fmt, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use conclave_api::etcdserverpb::Member;
+use conclave_consensus::{
+    Config as Membership, Consensus, GroupId, NodeId, ReadError, ReplicaId, SnapshotMeta, Timing,
+};
+use conclave_kv::{Machine, Reader};
+use conclave_raft::{Raft, RaftConfig};
+use conclave_replica::{
+    CheckpointPolicy, GroupSetup, Handle, HostConfig, Prepared, Shell, ShellConfig, ShellObserver,
+    begin_epoch, boot_group, boot_time,
+};
+use conclave_storage::{
+    Disk, LogStore, LsmEngine, LsmOptions, RealDisk, StateEngine, StateStore, Wal, WalObserver, WalOptions,
+};
+use conclave_transport::{ClusterId, TcpOptions, TcpTransport};
+
+use crate::{
+    backend::{Backend, BarrierError, BoxFuture, ProposeError, RaftStatus, StorageStatus},
+    config::Config,
+    identity::{Bootstrap, Identity},
+    introductions::Introductions,
+    metrics::{BackendMetrics, Counter, Histogram, PeerMetrics},
+    node::NodeError,
+};
+
+/// The one group that holds all keys.
+pub(crate) const DATA: GroupId = GroupId(1);
+
+/// Durations of disk work, observed where they happen.
+#[derive(Debug, Default)]
+struct DiskTimes {
+    log_sync: Histogram,
+    checkpoint: Histogram,
+}
+
+impl WalObserver for DiskTimes {
+    fn synced(&self, took: Duration) {
+        self.log_sync.observe(took);
+    }
+}
+
+impl ShellObserver for DiskTimes {
+    fn checkpointed(&self, _: GroupId, took: Duration) {
+        self.checkpoint.observe(took);
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Replicated {
+    identity: Identity,
+    handle: Handle,
+    role: tokio::sync::watch::Receiver<conclave_replica::Role>,
+    reader: Reader,
+    introductions: Arc<Introductions>,
+    wal: Arc<Wal>,
+    state: Arc<dyn StateStore>,
+    transport: Arc<TcpTransport>,
+    times: Arc<DiskTimes>,
+    barriers_failed: Counter,
+}
+
+impl fmt::Debug for Replicated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replicated").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// A backend and the threads behind it.
+pub(crate) struct Running {
+    pub(crate) backend: Arc<Replicated>,
+    pub(crate) shell: Shell,
+    pub(crate) transport: Arc<TcpTransport>,
+}
+
+/// Opens the log and the state under `data_dir` and starts everything but the services.
+pub(crate) async fn start(
+    config: &Config,
+    bootstrap: &Bootstrap,
+    data_dir: &Path,
+) -> Result<Running, NodeError> {
+    let Identity { cluster_id, member_id } = bootstrap.identity;
+    let node = NodeId(member_id);
+    // Before anything is written: a port in use is the likeliest mistake.
+    let listen = config.listen_peer_urls.iter().map(crate::config::url::Url::authority).collect();
+    let transport = Arc::new(TcpTransport::bind(TcpOptions::new(node, ClusterId(cluster_id), listen)).await?);
+
+    let times = Arc::new(DiskTimes::default());
+    let options = WalOptions {
+        log_id: cluster_id ^ member_id.rotate_left(32),
+        observer: Some(Arc::clone(&times) as Arc<dyn WalObserver>),
+        ..WalOptions::default()
+    };
+    let wal = Arc::new(Wal::open(open_disk(&data_dir.join("log"))?, options)?);
+    let log: Arc<dyn LogStore> = Arc::clone(&wal) as Arc<dyn LogStore>;
+    let epoch = begin_epoch(log.as_ref(), cluster_id, node)?;
+
+    let found = log.state(DATA);
+    let generation = found.reset.as_ref().map_or(0, |reset| reset.generation);
+    let engine = LsmEngine::open(data_dir.join("state"), &LsmOptions::default())?;
+    let state = engine.store(DATA, generation)?;
+    let membership = Membership::of_voters(replicas(bootstrap));
+    let checkpoint: Option<SnapshotMeta> = state.checkpoint().map(|checkpoint| checkpoint.meta);
+    let (machine, reader) = Machine::open(Arc::clone(&state), conclave_kv::Options::default())?;
+
+    let replica = replica_of(bootstrap);
+    // Differs between replicas and between boots; what it decides (timeouts) need not be secret.
+    let seed = member_id ^ epoch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let boot = boot_group(log.as_ref(), DATA, replica, checkpoint, &membership, boot_time(), seed)?;
+    tracing::info!(
+        epoch = epoch.0,
+        checkpoint = boot.state.slot.0,
+        replayed = boot.entries.len(),
+        first = boot.first.0,
+        "opened log and state"
+    );
+    let meta = SnapshotMeta { generation, ..boot.state.clone() };
+    let core: Box<dyn Consensus> = Box::new(Raft::new(boot, raft_config(config))?);
+
+    let introductions = Introductions::new(
+        bootstrap,
+        &config.name,
+        config.advertise_client_urls.iter().map(ToString::to_string).collect(),
+    );
+    let shell_config = ShellConfig {
+        host: HostConfig { parked_for: config.election_timeout * 3, ..HostConfig::of(node) },
+        checkpoint: CheckpointPolicy { entries: config.snapshot_count, ..CheckpointPolicy::default() },
+        observer: Some(Arc::clone(&times) as Arc<dyn ShellObserver>),
+        ..ShellConfig::of(node, epoch)
+    };
+    let setup = GroupSetup { group: DATA, core, machine: Box::new(machine), state: meta };
+    let prepared = Prepared::new(shell_config, vec![setup], Some(Arc::clone(&introductions) as _));
+    for peer in bootstrap.members.iter().filter(|peer| peer.id != member_id) {
+        if let Some(url) = peer.peer_urls.first() {
+            transport.set_peer(NodeId(peer.id), &url.authority());
+        }
+    }
+    transport.start(prepared.inbound());
+    let shell = prepared.start(log, Arc::clone(&transport) as _).map_err(NodeError::Threads)?;
+    let handle = shell.handle();
+    let role = handle.role(DATA).expect("the shell was given this group");
+    let backend = Arc::new(Replicated {
+        identity: bootstrap.identity,
+        handle,
+        role,
+        reader,
+        introductions,
+        wal,
+        state,
+        transport: Arc::clone(&transport),
+        times,
+        barriers_failed: Counter::default(),
+    });
+    Ok(Running { backend, shell, transport })
+}
+
+/// The initial members in the order of their ids, numbered from 1: every member derives the same.
+fn replicas(bootstrap: &Bootstrap) -> impl Iterator<Item = (ReplicaId, NodeId)> + '_ {
+    (1..).map(ReplicaId).zip(bootstrap.members.iter().map(|peer| NodeId(peer.id)))
+}
+
+fn replica_of(bootstrap: &Bootstrap) -> ReplicaId {
+    replicas(bootstrap)
+        .find(|(_, node)| node.0 == bootstrap.identity.member_id)
+        .map(|(replica, _)| replica)
+        .expect("the bootstrap holds this member, as its making checked")
+}
+
+fn raft_config(config: &Config) -> RaftConfig {
+    RaftConfig {
+        timing: Timing { heartbeat: config.heartbeat_interval, election: config.election_timeout },
+        // A command is a request in a small envelope.
+        entry_bytes_max: config.max_request_bytes as usize + (512 << 10),
+        compaction_margin_entries: config.snapshot_catchup_entries,
+        ..RaftConfig::default()
+    }
+}
+
+/// The log's disk. With the feature `testing`, `CONCLAVE_TEST_DISK=volatile` makes it one on which `kill -9` is a power cut.
+fn open_disk(path: &Path) -> Result<Arc<dyn Disk>, NodeError> {
+    let failed = |source| NodeError::LogDir { path: path.to_owned(), source };
+    #[cfg(feature = "testing")]
+    if std::env::var_os("CONCLAVE_TEST_DISK").is_some_and(|kind| kind == "volatile") {
+        return Ok(Arc::new(conclave_storage::VolatileDisk::open(path).map_err(failed)?));
+    }
+    Ok(Arc::new(RealDisk::open(path).map_err(failed)?))
+}
+
+impl Replicated {
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(crate) fn introductions(&self) -> &Arc<Introductions> {
+        &self.introductions
+    }
+}
+
+impl Backend for Replicated {
+    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
+        Box::pin(async move {
+            use conclave_replica::ProposeError as Failure;
+            self.handle.propose(DATA, command).await.map_err(|error| match error {
+                Failure::Busy => ProposeError::Overloaded,
+                Failure::NoLeader => ProposeError::NoLeader,
+                Failure::LeaderChanged => ProposeError::Dropped,
+                Failure::TooLarge => ProposeError::TooLarge,
+                Failure::Unknown => ProposeError::Unknown,
+                Failure::Stopped | Failure::NoGroup => ProposeError::Stopped,
+            })
+        })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'_, Result<(), BarrierError>> {
+        Box::pin(async move {
+            self.handle.read_barrier(DATA).await.map_err(|error| {
+                self.barriers_failed.increment();
+                match error {
+                    ReadError::Busy => BarrierError::Overloaded,
+                    ReadError::NoLeader => BarrierError::NoLeader,
+                    ReadError::LeaderChanged => BarrierError::LeaderChanged,
+                }
+            })
+        })
+    }
+
+    fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn raft(&self) -> RaftStatus {
+        let role = *self.role.borrow();
+        RaftStatus {
+            term: role.ballot.round,
+            leader: role.leader.map(|node| node.0),
+            committed_index: self.handle.committed(DATA).0,
+            applied_index: self.handle.applied(DATA).0,
+            is_learner: false,
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        self.introductions.members()
+    }
+
+    fn storage(&self) -> StorageStatus {
+        let size_bytes = self.state.size_bytes();
+        StorageStatus { size_bytes, in_use_bytes: size_bytes }
+    }
+
+    fn metrics(&self) -> BackendMetrics {
+        let stats = self.transport.stats();
+        let peers = stats.peers.iter().map(|peer| PeerMetrics {
+            id: peer.node.0,
+            sent_bytes: peer.consensus.sent_bytes + peer.bulk.sent_bytes,
+            received_bytes: peer.consensus.received_bytes + peer.bulk.received_bytes,
+            sent_failures: peer.consensus.dropped() + peer.bulk.dropped(),
+            connected: peer.consensus.connected_since.is_some(),
+        });
+        let counters = self.handle.counters();
+        BackendMetrics {
+            leader_changes: counters.leader_changes,
+            proposals_pending: self.handle.proposals_pending() as u64,
+            proposals_failed: counters.proposals_failed,
+            read_barriers_failed: self.barriers_failed.value(),
+            wal_fsync: self.times.log_sync.snapshot(),
+            wal_written_bytes: self.wal.stats().bytes,
+            backend_commit: self.times.checkpoint.snapshot(),
+            peers: peers.collect(),
+            keys: self.reader.stats().keys,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `etcdserverpb.KV`: reads from this member's store, writes through consensus.
+
+use std::sync::Arc;
+
+use conclave_api::etcdserverpb::kv_server::Kv;
+use conclave_api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader, TxnRequest, TxnResponse,
+};
+use conclave_kv::command::{self, Revision};
+use conclave_kv::validate::{
+    validate_compaction, validate_delete_range, validate_put, validate_range, validate_range_stream,
+    validate_txn,
+};
+use conclave_kv::{KvError, Reply};
+use futures::stream::{self, BoxStream, StreamExt};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::Serving;
+use super::serving::refusal;
+
+type Parts = BoxStream<'static, Result<RangeStreamResponse, Status>>;
+
+/// Serves the key-value store.
+pub(crate) struct KvService(pub(crate) Arc<Serving>);
+
+impl KvService {
+    /// Replicates a command and reads the reply.
+    async fn apply(&self, command: bytes::Bytes) -> Result<Reply, Status> {
+        let reply = self.0.propose(command).await?;
+        Reply::decode(reply).map_err(refusal)
+    }
+
+    fn fill(&self, header: &mut Option<ResponseHeader>) {
+        self.0.fill(header.get_or_insert_default());
+    }
+}
+
+/// The reply to a command of another kind: a broken invariant of the state machine.
+fn mismatched() -> Status {
+    refusal(KvError::Malformed)
+}
+
+#[async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        self.0.admit(request.metadata(), request.get_ref().serializable)?;
+        let request = request.into_inner();
+        validate_range(&request).map_err(refusal)?;
+        if !request.serializable {
+            self.0.read_barrier().await?;
+        }
+        let mut response = self.0.backend.reader().range(&request).map_err(refusal)?;
+        self.0.metrics.ranges.increment();
+        self.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Parts>, Status> {
+        self.0.admit(request.metadata(), request.get_ref().serializable)?;
+        let request = request.into_inner();
+        validate_range_stream(&request).map_err(refusal)?;
+        if !request.serializable {
+            self.0.read_barrier().await?;
+        }
+        let parts = self.0.backend.reader().range_stream(&request).map_err(refusal)?;
+        self.0.metrics.ranges.increment();
+        let serving = self.0.clone();
+        // A part is read when HTTP/2 has room for it, so a slow client holds no more than one.
+        let parts = stream::iter(parts).map(move |part| {
+            let mut part = part.map_err(refusal)?;
+            if let Some(header) = &mut part.header {
+                serving.fill(header);
+            }
+            Ok(RangeStreamResponse { range_response: Some(part) })
+        });
+        Ok(Response::new(parts.boxed()))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.0.admit(request.metadata(), false)?;
+        let request = request.into_inner();
+        validate_put(&request, &self.0.limits).map_err(refusal)?;
+        match self.apply(command::put(Revision::Next, &request)).await? {
+            Reply::Put(mut response) => {
+                self.0.metrics.puts.increment();
+                self.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            _ => Err(mismatched()),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.0.admit(request.metadata(), false)?;
+        let request = request.into_inner();
+        validate_delete_range(&request, &self.0.limits).map_err(refusal)?;
+        match self.apply(command::delete_range(Revision::Next, &request)).await? {
+            Reply::DeleteRange(mut response) => {
+                self.0.metrics.deletes.increment();
+                self.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            _ => Err(mismatched()),
+        }
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.0.admit(request.metadata(), false)?;
+        let request = request.into_inner();
+        validate_txn(&request, &self.0.limits).map_err(refusal)?;
+        let Reply::Txn(mut response) = self.apply(command::txn(Revision::Next, &request)).await? else {
+            return Err(mismatched());
+        };
+        self.0.metrics.txns.increment();
+        self.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        self.0.admit(request.metadata(), false)?;
+        validate_compaction(request.get_ref(), &self.0.limits).map_err(refusal)?;
+        match self.apply(command::compaction(request.get_ref())).await? {
+            Reply::Compaction(mut response) => {
+                self.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            _ => Err(mismatched()),
+        }
+    }
+}

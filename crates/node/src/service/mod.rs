@@ -1,0 +1,14 @@
+//! The gRPC services: they check a request, hand it to the [`Backend`](crate::Backend) and fill the answer's header.
+
+mod cluster;
+mod health;
+mod kv;
+mod maintenance;
+pub(crate) mod methods;
+mod serving;
+
+pub(crate) use cluster::ClusterService;
+pub(crate) use health::HealthService;
+pub(crate) use kv::KvService;
+pub(crate) use maintenance::MaintenanceService;
+pub(crate) use serving::{Serving, check_read};

@@ -1,0 +1,54 @@
+//! What etcd serves and this node does not yet: a clear Unimplemented, never a hang.
+
+use conclave_api::etcdserverpb::auth_client::AuthClient;
+use conclave_api::etcdserverpb::cluster_client::ClusterClient;
+use conclave_api::etcdserverpb::lease_client::LeaseClient;
+use conclave_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use conclave_api::etcdserverpb::watch_client::WatchClient;
+use conclave_api::etcdserverpb::{
+    AuthEnableRequest, DefragmentRequest, LeaseGrantRequest, LeaseKeepAliveRequest, MemberAddRequest,
+    SnapshotRequest, WatchRequest,
+};
+use conclave_api::v3electionpb::LeaderRequest;
+use conclave_api::v3electionpb::election_client::ElectionClient;
+use conclave_api::v3lockpb::LockRequest;
+use conclave_api::v3lockpb::lock_client::LockClient;
+use expect_test::expect;
+use tonic::codegen::http::uri::PathAndQuery;
+
+use crate::backend::{lines, start, told};
+
+#[tokio::test]
+async fn every_missing_service_says_so() {
+    let running = start(|_| {});
+    let channel = || running.channel();
+    let requests = tokio_stream_pending();
+    let keep_alives = futures::stream::pending::<LeaseKeepAliveRequest>();
+    let told_of = [
+        told(WatchClient::new(channel()).watch(requests).await),
+        told(LeaseClient::new(channel()).lease_grant(LeaseGrantRequest::default()).await),
+        told(LeaseClient::new(channel()).lease_keep_alive(keep_alives).await),
+        told(AuthClient::new(channel()).auth_enable(AuthEnableRequest::default()).await),
+        told(LockClient::new(channel()).lock(LockRequest::default()).await),
+        told(ElectionClient::new(channel()).leader(LeaderRequest::default()).await),
+        told(ClusterClient::new(channel()).member_add(MemberAddRequest::default()).await),
+        told(MaintenanceClient::new(channel()).defragment(DefragmentRequest::default()).await),
+        told(MaintenanceClient::new(channel()).snapshot(SnapshotRequest::default()).await),
+        told(call(&running, "/etcdserverpb.KV/Fly").await),
+        told(call(&running, "/other.Service/Method").await),
+    ];
+    expect![[r#""#]].assert_eq(&lines(told_of));
+    running.front.shutdown().await;
+}
+
+fn tokio_stream_pending() -> futures::stream::Pending<WatchRequest> {
+    futures::stream::pending()
+}
+
+async fn call(running: &crate::backend::Running, path: &'static str) -> Result<(), tonic::Status> {
+    let mut grpc = tonic::client::Grpc::new(running.channel());
+    grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let codec: tonic_prost::ProstCodec<SnapshotRequest, SnapshotRequest> = tonic_prost::ProstCodec::default();
+    let request = tonic::Request::new(SnapshotRequest::default());
+    grpc.unary(request, PathAndQuery::from_static(path), codec).await.map(drop)
+}

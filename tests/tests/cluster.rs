@@ -1,0 +1,199 @@
+//! Faults on real processes, under load. After each: a linearizable history, no acknowledged write lost, the same HashKV on all members.
+//!
+//! `cargo xtask cluster` builds the node and runs them one after the other. Two tests put a bug back and demand that the checks see it.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Result, ensure};
+use conclave_tests::{
+    load::Load,
+    trial::{ELECTION, Setup, Trial, copy_dir},
+};
+
+const CLIENTS: u32 = 16;
+
+async fn pause(seconds: f64) {
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+}
+
+fn start_load(trial: &Trial, seed: u64) -> Result<Load> {
+    Load::start(&trial.endpoints(), CLIENTS, seed)
+}
+
+/// Frequent checkpoints and a log that is cut close behind them.
+fn small_steps() -> Vec<String> {
+    ["--snapshot-count=400", "--snapshot-catchup-entries=100"].map(str::to_owned).to_vec()
+}
+
+async fn kill_leader(setup: &Setup) -> Result<()> {
+    let mut trial = Trial::start(setup).await?;
+    let load = start_load(&trial, 1)?;
+    pause(1.5).await;
+    let leader = trial.leader().await?;
+    trial.cluster.servers_mut()[leader].kill()?;
+    let took = load.next_write(10 * ELECTION).await?;
+    println!("first new write {took:?} after the leader was killed");
+    ensure!(took <= 3 * ELECTION, "the first new write took {took:?}, more than three election timeouts");
+    pause(1.0).await;
+    trial.restart_ended()?;
+    pause(1.0).await;
+    trial.check(load).await
+}
+
+async fn kill_all(setup: &Setup) -> Result<()> {
+    let mut trial = Trial::start(setup).await?;
+    let load = start_load(&trial, 2)?;
+    for _ in 0..2 {
+        pause(2.0).await;
+        if setup.volatile {
+            put_state_back(&mut trial)?;
+        }
+        for server in trial.cluster.servers_mut() {
+            server.kill()?;
+        }
+        trial.restart_ended()?;
+        load.next_write(10 * ELECTION).await?;
+    }
+    pause(1.0).await;
+    trial.check(load).await
+}
+
+/// What the state engine wrote after its last checkpoint may rest in the page cache, which `kill -9` keeps and a power cut does not. So the
+/// directory is put back to what it was at the last checkpoint: nothing may depend on more. The nodes are killed by this.
+fn put_state_back(trial: &mut Trial) -> Result<()> {
+    for node in 0..3 {
+        let state = trial.state_dir(node);
+        let copy = state.with_extension("copy");
+        let mut at = trial.checkpoints(node)?;
+        loop {
+            // A paused process completes nothing, so the copy is of one moment.
+            trial.cluster.servers()[node].pause()?;
+            if copy.exists() {
+                fs::remove_dir_all(&copy)?;
+            }
+            copy_dir(&state, &copy)?;
+            trial.cluster.servers()[node].resume()?;
+            // If a checkpoint was completed before the pause but is not in the count we had, take it into account.
+            let now = trial.checkpoints(node)?;
+            if now == at {
+                break;
+            }
+            at = now;
+        }
+        trial.cluster.servers_mut()[node].kill()?;
+        fs::remove_dir_all(&state)?;
+        fs::rename(&copy, &state)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_leader() -> Result<()> {
+    kill_leader(&Setup::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_all() -> Result<()> {
+    kill_all(&Setup { flags: small_steps(), ..Setup::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_cut_at_the_leader() -> Result<()> {
+    kill_leader(&Setup { volatile: true, flags: small_steps(), ..Setup::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_cut_everywhere() -> Result<()> {
+    kill_all(&Setup { volatile: true, flags: small_steps(), ..Setup::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_laggard_needs_a_snapshot() -> Result<()> {
+    let mut trial = Trial::start(&Setup { flags: small_steps(), ..Setup::default() }).await?;
+    let load = start_load(&trial, 3)?;
+    let leader = trial.leader().await?;
+    let away = (leader + 1) % 3;
+    trial.cluster.servers_mut()[away].kill()?;
+    let before = load.acknowledged();
+    while load.acknowledged() < before + 3_000 {
+        pause(0.1).await;
+    }
+    trial.restart_ended()?;
+    pause(1.5).await;
+    let text = trial.log_text(away);
+    trial.check(load).await?;
+    ensure!(text.contains("snapshot installed"), "the follower caught up without a snapshot: the trial shows nothing");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_paused_for_ten_seconds() -> Result<()> {
+    let mut trial = Trial::start(&Setup::default()).await?;
+    let load = start_load(&trial, 4)?;
+    pause(1.0).await;
+    let leader = trial.leader().await?;
+    trial.cluster.servers()[leader].pause()?;
+    load.next_write(10 * ELECTION).await?;
+    pause(10.0).await;
+    trial.cluster.servers()[leader].resume()?;
+    pause(2.0).await;
+    trial.check(load).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_links_cut() -> Result<()> {
+    let mut trial = Trial::start(&Setup { proxied: true, ..Setup::default() }).await?;
+    let load = start_load(&trial, 5)?;
+    pause(1.0).await;
+    let leader = trial.leader().await?;
+    let mut ids = Vec::new();
+    for node in 0..3 {
+        ids.push(trial.member_id(node).await?);
+    }
+    {
+        let proxies = trial.proxies.as_ref().expect("the setup asks for proxies");
+        ensure!(proxies.dialed().len() == 3, "links do not lead through the proxies");
+        for other in (0..3).filter(|node| *node != leader) {
+            proxies.cut(ids[leader], other);
+            proxies.cut(ids[other], leader);
+        }
+    }
+    load.next_write(10 * ELECTION).await?;
+    pause(3.0).await;
+    ensure!(trial.leader().await? != leader || trial.status(leader).await?.leader != ids[leader], "cut off, yet it leads");
+    trial.proxies.as_ref().expect("the setup asks for proxies").heal();
+    pause(2.0).await;
+    trial.check(load).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutant_a_sync_that_does_nothing_is_caught() -> Result<()> {
+    let setup = Setup {
+        volatile: true,
+        mutant: Some("log-sync-does-nothing"),
+        flags: small_steps(),
+        ..Setup::default()
+    };
+    caught(kill_all(&setup).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutant_a_log_cut_before_state_is_persisted_is_caught() -> Result<()> {
+    let setup = Setup {
+        volatile: true,
+        mutant: Some("log-cut-before-state-is-persisted"),
+        flags: ["--snapshot-count=400", "--snapshot-catchup-entries=0"].map(str::to_owned).to_vec(),
+        ..Setup::default()
+    };
+    caught(kill_all(&setup).await)
+}
+
+fn caught(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Ok(()) => anyhow::bail!("the mutant survived"),
+        Err(why) => {
+            println!("caught: {why:#}");
+            Ok(())
+        }
+    }
+}
