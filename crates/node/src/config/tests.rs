@@ -176,7 +176,7 @@ fn lines_that_cannot_be_served() {
             1: couldn't find local name "default" in the initial cluster configuration
             1: initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate url
             1: --initial-cluster has default=http://localhost:9 but --initial-advertise-peer-urls is http://localhost:2380
-            1: --max-request-bytes must be between 1 and 67108864 (set to 0)
+            1: --max-request-bytes must be between 1 and 16777216 (set to 0)
             1: --max-txn-ops must be between 1 and 1000000 (set to 9999999999)
             1: --snapshot-count must be between 1 and 18446744073709551615 (set to 0)
             1: cannot read the configuration file /nonexistent/conclave.yml: No such file or directory (os error 2)

@@ -85,7 +85,28 @@ async fn every_refusal_has_etcds_code_and_text() {
     told_of.push(told(kv.range_stream(sorted).await));
     // Nothing of it had an effect, and the connection goes on.
     assert_eq!(kv.range(get("k")).await.unwrap().into_inner().header.unwrap().revision, 3);
-    expect![[r#""#]].assert_eq(&lines(told_of));
+    expect![[r#"
+        InvalidArgument: etcdserver: key is not provided
+        InvalidArgument: etcdserver: key is not provided
+        InvalidArgument: etcdserver: key is not provided
+        InvalidArgument: etcdserver: value is provided
+        InvalidArgument: etcdserver: lease is provided
+        InvalidArgument: etcdserver: key not found
+        NotFound: etcdserver: requested lease not found
+        InvalidArgument: etcdserver: invalid sort option
+        InvalidArgument: etcdserver: too many operations in txn request
+        InvalidArgument: etcdserver: duplicate key given in txn request
+        InvalidArgument: etcdserver: key not found
+        InvalidArgument: etcdserver: key is not provided
+        OutOfRange: etcdserver: mvcc: required revision is a future revision
+        OutOfRange: etcdserver: mvcc: required revision is a future revision
+        OutOfRange: etcdserver: mvcc: required revision has been compacted
+        OutOfRange: etcdserver: mvcc: required revision has been compacted
+        InvalidArgument: etcdserver: request is too large
+        ResourceExhausted: grpc: received message larger than max (2097152 bytes)
+        Unimplemented: RangeStream does not support custom sort orders
+    "#]]
+    .assert_eq(&lines(told_of));
     running.front.shutdown().await;
 }
 
@@ -115,7 +136,14 @@ async fn what_may_have_had_an_effect_is_told_so() {
         running.fake.fail(Fault::Barrier(error));
         told_of.push(told(kv.range(get("k")).await));
     }
-    expect![[r#""#]].assert_eq(&lines(told_of));
+    expect![[r#"
+        Unavailable: etcdserver: request timed out, possibly due to previous leader failure
+        ResourceExhausted: etcdserver: too many requests
+        Unavailable: etcdserver: server stopped
+        ResourceExhausted: etcdserver: too many requests
+        Unavailable: etcdserver: server stopped
+    "#]]
+    .assert_eq(&lines(told_of));
     running.front.shutdown().await;
 }
 
@@ -130,7 +158,12 @@ async fn a_request_does_not_wait_for_ever() {
     running.fake.raft.lock().unwrap().leader = None;
     running.fake.fail(Fault::Hang);
     told_of.push(told(kv.put(put("k", "v")).await));
-    expect![[r#""#]].assert_eq(&lines(told_of));
+    expect![[r#"
+        Unavailable: etcdserver: request timed out
+        Unavailable: etcdserver: request timed out
+        Unavailable: etcdserver: request timed out, possibly due to connection lost
+    "#]]
+    .assert_eq(&lines(told_of));
     running.front.shutdown().await;
 }
 
@@ -162,7 +195,16 @@ async fn learners_and_leaderless_members_refuse() {
     told_of.push(told(kv.range(RangeRequest { serializable: true, ..get("k") }).await));
     told_of.push(told(ClusterClient::new(running.channel()).member_list(MemberListRequest::default()).await));
     told_of.push(told(MaintenanceClient::new(running.channel()).status(StatusRequest::default()).await));
-    expect![[r#""#]].assert_eq(&lines(told_of));
+    expect![[r#"
+        ok
+        Unavailable: etcdserver: no leader
+        FailedPrecondition: etcdserver: rpc not supported for learner
+        FailedPrecondition: etcdserver: rpc not supported for learner
+        ok
+        FailedPrecondition: etcdserver: rpc not supported for learner
+        ok
+    "#]]
+    .assert_eq(&lines(told_of));
     running.front.shutdown().await;
 }
 

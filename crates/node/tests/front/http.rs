@@ -47,7 +47,28 @@ async fn a_healthy_member() {
     }
     shown += &format!("POST /health: {}\n", ask(address, "POST", "/health").await);
     shown += &format!("HEAD /health: {}\n", ask(address, "HEAD", "/health").await);
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        /health: 200 {"health":"true","reason":""}
+        /health?serializable=true&exclude=NOSPACE: 200 {"health":"true","reason":""}
+        /livez: 200 ok
+        /livez?verbose: 200 [+]serializable_read ok
+        ok
+        /livez/serializable_read: 200 ok
+        /readyz: 200 ok
+        /readyz?verbose&exclude=non_learner: 200 [+]data_corruption ok
+        [+]serializable_read ok
+        [+]linearizable_read ok
+        ok
+        /readyz/linearizable_read?verbose: 200 [+]linearizable_read ok
+        ok
+        /readyz/nonsense: 404 404 page not found
+        /version: 200 {"etcdcluster":"3.7.0","etcdserver":"3.7.1","storage":"3.7.0"}
+        /v3/kv/range: 501 {"code":12,"error":"the JSON gateway (/v3/kv/range) is known to etcd but not served by conclave yet","message":"the JSON gateway (/v3/kv/range) is known to etcd but not served by conclave yet"}
+        /: 404 404 page not found
+        /nonsense: 404 404 page not found
+        POST /health: 405 Method Not Allowed
+        HEAD /health: 200 
+    "#]].assert_eq(&shown);
     running.front.shutdown().await;
 }
 
@@ -66,7 +87,17 @@ async fn a_member_without_a_quorum() {
     running.fake.raft.lock().unwrap().leader = Some(1);
     running.fake.fail(Fault::Barrier(BarrierError::Stopped));
     shown += &format!("/health: {}\n", ask(address, "GET", "/health").await);
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        /health: 503 {"health":"false","reason":"RAFT NO LEADER"}
+        /health?serializable=true: 200 {"health":"true","reason":""}
+        /livez: 200 ok
+        /readyz: 503 [+]data_corruption ok
+        [+]serializable_read ok
+        [-]linearizable_read failed: etcdserver: too many requests
+        [-]non_learner failed: etcdserver: rpc not supported for learner
+        /health: 503 {"health":"false","reason":"RANGE ERROR:etcdserver: server stopped"}
+    "#]]
+    .assert_eq(&shown);
     running.front.shutdown().await;
 }
 
@@ -124,6 +155,11 @@ async fn listeners_of_their_own() {
     for (address, path) in [(http, "/version"), (metrics, "/health"), (metrics, "/version")] {
         shown += &format!("\n{}", ask(address, "GET", path).await);
     }
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        415 this address serves gRPC only
+        200 {"etcdcluster":"3.7.0","etcdserver":"3.7.1","storage":"3.7.0"}
+        200 {"health":"true","reason":""}
+        404 404 page not found"#]]
+    .assert_eq(&shown);
     running.front.shutdown().await;
 }
