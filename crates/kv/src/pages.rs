@@ -143,15 +143,9 @@ impl Shared {
                 let key_at = arena.len();
                 arena.put_slice(key);
                 let end = arena.len();
-                match place {
-                    Place::Here(_) => passed += 1,
-                    Place::Absent => {}
-                    Place::ValueInEngine(_) => {
-                        passed += 1;
-                        asks_engine += 1;
-                    }
-                    Place::InEngine => asks_engine += 1,
-                }
+                // What the engine is to be asked for may turn out not to exist: then the page is shorter than it could be.
+                passed += usize::from(!matches!(place, Place::Absent));
+                asks_engine += usize::from(matches!(place, Place::ValueInEngine(_) | Place::InEngine));
                 found.push(Found { key_at, value_at: end, end, state: place });
             }
         }

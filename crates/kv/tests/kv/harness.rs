@@ -17,25 +17,25 @@ use conclave_kv::{
 };
 use conclave_storage::{Job, MemoryEngine, StateEngine, StateMachine, StateStore};
 
-pub const GROUP: GroupId = GroupId(1);
+pub(crate) const GROUP: GroupId = GroupId(1);
 
-pub struct Replica {
-    pub engine: MemoryEngine,
-    pub store: Arc<dyn StateStore>,
-    pub machine: Machine,
-    pub reader: Reader,
-    pub log: Vec<Entry>,
-    pub options: Options,
-    pub generation: u64,
+pub(crate) struct Replica {
+    pub(crate) engine: MemoryEngine,
+    pub(crate) store: Arc<dyn StateStore>,
+    pub(crate) machine: Machine,
+    pub(crate) reader: Reader,
+    pub(crate) log: Vec<Entry>,
+    pub(crate) options: Options,
+    pub(crate) generation: u64,
     job: Option<Box<dyn Job>>,
 }
 
 impl Replica {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_cache(1 << 20)
     }
 
-    pub fn with_cache(value_cache_bytes: usize) -> Self {
+    pub(crate) fn with_cache(value_cache_bytes: usize) -> Self {
         let engine = MemoryEngine::new();
         let options = Options { value_cache_bytes };
         let store = engine.store(GROUP, 0).unwrap();
@@ -43,12 +43,12 @@ impl Replica {
         Self { engine, store, machine, reader, log: Vec::new(), options, generation: 0, job: None }
     }
 
-    pub fn meta(&self) -> SnapshotMeta {
+    pub(crate) fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { slot: self.machine.applied(), ballot: Ballot::term(1), ..SnapshotMeta::default() }
     }
 
     /// Appends to the log and applies; the answer as the waiting client gets it.
-    pub fn command(&mut self, payload: Bytes) -> Result<Reply, KvError> {
+    pub(crate) fn command(&mut self, payload: Bytes) -> Result<Reply, KvError> {
         let slot = Slot(self.log.len() as u64 + 1);
         let id = ProposalId::new(NodeId(1), Epoch(1), slot.0);
         let entry = Entry { slot, ballot: Ballot::term(1), kind: Kind::Command, id, payload };
@@ -61,25 +61,25 @@ impl Replica {
     }
 
     /// Applies another replica's log from where this one stands, in one call, with nobody waiting.
-    pub fn follow(&mut self, log: &[Entry]) {
+    pub(crate) fn follow(&mut self, log: &[Entry]) {
         let from = self.log.len();
         self.log.extend_from_slice(&log[from..]);
         self.machine.apply(&log[from..], &|_| false, &mut Vec::new());
     }
 
-    pub fn put(&mut self, request: PutRequest) -> Result<PutResponse, KvError> {
+    pub(crate) fn put(&mut self, request: PutRequest) -> Result<PutResponse, KvError> {
         match self.command(command::put(Revision::Next, &request))? {
             Reply::Put(response) => Ok(response),
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn set(&mut self, key: &str, value: &str) -> i64 {
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> i64 {
         let response = self.put(put(key, value)).unwrap();
         response.header.unwrap().revision
     }
 
-    pub fn delete(&mut self, key: &str, range_end: &str) -> DeleteRangeResponse {
+    pub(crate) fn delete(&mut self, key: &str, range_end: &str) -> DeleteRangeResponse {
         let request = DeleteRangeRequest { key: bytes(key), range_end: bytes(range_end), prev_kv: true };
         match self.command(command::delete_range(Revision::Next, &request)).unwrap() {
             Reply::DeleteRange(response) => response,
@@ -87,30 +87,30 @@ impl Replica {
         }
     }
 
-    pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, KvError> {
+    pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, KvError> {
         match self.command(command::txn(Revision::Next, request))? {
             Reply::Txn(response) => Ok(response),
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn compact(&mut self, revision: i64) -> Result<(), KvError> {
+    pub(crate) fn compact(&mut self, revision: i64) -> Result<(), KvError> {
         self.command(command::compaction(&CompactionRequest { revision, physical: false })).map(drop)
     }
 
-    pub fn range(&self, request: RangeRequest) -> Result<RangeResponse, KvError> {
+    pub(crate) fn range(&self, request: RangeRequest) -> Result<RangeResponse, KvError> {
         self.reader.range(&request)
     }
 
     /// The values of a range at a revision, as `key=value`.
-    pub fn texts(&self, key: &str, range_end: &str, revision: i64) -> Vec<String> {
+    pub(crate) fn texts(&self, key: &str, range_end: &str, revision: i64) -> Vec<String> {
         let response = self.range(RangeRequest { revision, ..range(key, range_end) }).unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         response.kvs.iter().map(|kv| format!("{}={}", text(&kv.key), text(&kv.value))).collect()
     }
 
     /// Begins a checkpoint, unless one is under way.
-    pub fn freeze(&mut self) {
+    pub(crate) fn freeze(&mut self) {
         let meta = self.meta();
         if let Some(job) = self.machine.checkpoint(meta) {
             assert!(self.job.replace(job).is_none());
@@ -118,7 +118,7 @@ impl Replica {
     }
 
     /// Ends the checkpoint that is under way.
-    pub fn thaw(&mut self) {
+    pub(crate) fn thaw(&mut self) {
         if let Some(job) = self.job.take() {
             job.run().unwrap();
             self.machine.checkpointed();
@@ -126,20 +126,20 @@ impl Replica {
     }
 
     /// Runs the job, but does not tell the machine.
-    pub fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         if let Some(job) = self.job.take() {
             job.run().unwrap();
         }
     }
 
-    pub fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         self.thaw();
         self.freeze();
         self.thaw();
     }
 
     /// Loses everything in memory, and comes back with the last checkpoint and the log above it.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.job = None;
         self.engine.crash();
         let placeholder: Arc<dyn StateStore> = MemoryEngine::new().store(GROUP, 0).unwrap();
@@ -152,7 +152,7 @@ impl Replica {
     }
 
     /// Replaces the state by another replica's last checkpoint, in pieces of the size given, and applies the log above it.
-    pub fn install_from(&mut self, other: &Self, piece_bytes: usize) {
+    pub(crate) fn install_from(&mut self, other: &Self, piece_bytes: usize) {
         self.job = None;
         let Some(mut source) = other.machine.snapshot() else { return };
         let generation = self.generation + 1;
@@ -170,19 +170,19 @@ impl Replica {
     }
 }
 
-pub fn bytes(text: &str) -> Bytes {
+pub(crate) fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-pub fn put(key: &str, value: &str) -> PutRequest {
+pub(crate) fn put(key: &str, value: &str) -> PutRequest {
     PutRequest { key: bytes(key), value: bytes(value), ..PutRequest::default() }
 }
 
-pub fn range(key: &str, range_end: &str) -> RangeRequest {
+pub(crate) fn range(key: &str, range_end: &str) -> RangeRequest {
     RangeRequest { key: bytes(key), range_end: bytes(range_end), ..RangeRequest::default() }
 }
 
-pub fn error<T: std::fmt::Debug>(outcome: Result<T, KvError>) -> EtcdError {
+pub(crate) fn error<T: std::fmt::Debug>(outcome: Result<T, KvError>) -> EtcdError {
     match outcome {
         Err(KvError::Etcd(error)) => error,
         other => panic!("{other:?}"),

@@ -15,11 +15,11 @@ use conclave_api::{
 };
 
 #[derive(Clone, Debug)]
-pub struct Model {
+pub(crate) struct Model {
     /// The key as it was from `mod_revision` on; version 0 for deleted.
-    pub generations: Vec<KeyValue>,
-    pub revision: i64,
-    pub compacted: i64,
+    pub(crate) generations: Vec<KeyValue>,
+    pub(crate) revision: i64,
+    pub(crate) compacted: i64,
 }
 
 fn header(revision: i64) -> Option<ResponseHeader> {
@@ -35,7 +35,7 @@ fn covers(key: &Bytes, range_end: &Bytes, candidate: &Bytes) -> bool {
 }
 
 impl Model {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { generations: Vec::new(), revision: 1, compacted: -1 }
     }
 
@@ -61,7 +61,7 @@ impl Model {
         self.at(key, &Bytes::new(), revision).pop()
     }
 
-    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, EtcdError> {
+    pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, EtcdError> {
         self.range_at(request, self.revision)
     }
 
@@ -132,7 +132,7 @@ impl Model {
         Ok(RangeResponse { kvs, more, ..response })
     }
 
-    pub fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
+    pub(crate) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
         self.check_put(request, self.revision)?;
         let revision = self.revision + 1;
         let response = self.write(request, revision);
@@ -166,7 +166,7 @@ impl Model {
         PutResponse { header: header(revision), prev_kv: before.filter(|_| request.prev_kv) }
     }
 
-    pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
+    pub(crate) fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
         let response = self.remove(request, self.revision, self.revision + 1);
         self.revision += i64::from(response.deleted > 0);
         DeleteRangeResponse { header: header(self.revision), ..response }
@@ -185,7 +185,7 @@ impl Model {
         }
     }
 
-    pub fn compact(&mut self, revision: i64) -> Result<(), EtcdError> {
+    pub(crate) fn compact(&mut self, revision: i64) -> Result<(), EtcdError> {
         if revision <= self.compacted {
             return Err(EtcdError::Compacted);
         }
@@ -196,7 +196,7 @@ impl Model {
         Ok(())
     }
 
-    pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, EtcdError> {
+    pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, EtcdError> {
         let before = self.clone();
         self.check(&before, request)?;
         let written = self.generations.len();

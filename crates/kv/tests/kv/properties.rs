@@ -235,7 +235,12 @@ fn run(steps: Vec<Step>, value_cache_bytes: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    // Eight times the default or what PROPTEST_CASES says.
+    #![proptest_config(ProptestConfig {
+        cases: 8 * ProptestConfig::default().cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_store_answers_as_the_twin_does(steps in vec(step(), 1..120), cache in prop::sample::select(vec![0, 150, 1 << 20])) {
