@@ -9,8 +9,10 @@
 //!                 in the engine,      being written by       since the
 //!                 being let go        a checkpoint's job     last freeze
 //! ```
+//!
+//! Entries retire a few at a time, as others are applied, so that no command waits for a whole checkpoint to be taken apart.
 
-use std::{sync::Arc, vec};
+use std::{collections::VecDeque, sync::Arc, vec};
 
 use crate::layout::Numbers;
 
@@ -47,7 +49,10 @@ impl HeadEntry {
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
-    retiring: vec::IntoIter<HeadEntry>,
+    /// Those of complete checkpoints, oldest first.
+    retiring: VecDeque<vec::IntoIter<HeadEntry>>,
+    /// The position of the first entry that has not retired.
+    retired_to: u64,
     frozen: Option<Arc<Vec<HeadEntry>>>,
     frozen_bytes: usize,
     active: Vec<HeadEntry>,
@@ -73,17 +78,9 @@ impl Head {
         if let Some(at) = position.checked_sub(self.active_at) {
             return self.active.get(at as usize);
         }
-        let frozen_at = self.frozen_at();
-        if let Some(at) = position.checked_sub(frozen_at) {
-            return self.frozen.as_ref()?.get(at as usize);
-        }
-        let retiring = self.retiring.as_slice();
-        let at = position.checked_sub(frozen_at - retiring.len() as u64)?;
-        retiring.get(at as usize)
-    }
-
-    fn frozen_at(&self) -> u64 {
-        self.active_at - self.frozen.as_ref().map_or(0, |frozen| frozen.len() as u64)
+        let frozen = self.frozen.as_ref()?;
+        let at = position.checked_sub(self.active_at - frozen.len() as u64)?;
+        frozen.get(at as usize)
     }
 
     /// Bytes that no checkpoint contains.
@@ -96,14 +93,9 @@ impl Head {
         self.frozen.is_some()
     }
 
-    /// Whether entries that the engine has are still here.
-    pub(crate) fn is_retiring(&self) -> bool {
-        self.retiring.len() > 0
-    }
-
-    /// Sets aside all generations for a checkpoint. Nothing may be frozen or retiring.
+    /// Sets aside all generations for a checkpoint. Nothing may be frozen.
     pub(crate) fn freeze(&mut self) -> Arc<Vec<HeadEntry>> {
-        assert!(self.frozen.is_none() && self.retiring.len() == 0, "two checkpoints at once");
+        assert!(self.frozen.is_none(), "two checkpoints at once");
         let capacity = self.active.len();
         let entries = Arc::new(std::mem::replace(&mut self.active, Vec::with_capacity(capacity / 2)));
         self.active_at += entries.len() as u64;
@@ -116,14 +108,27 @@ impl Head {
     pub(crate) fn thaw(&mut self) {
         if let Some(frozen) = self.frozen.take() {
             self.frozen_bytes = 0;
-            self.retiring = Arc::try_unwrap(frozen).unwrap_or_else(|shared| shared.to_vec()).into_iter();
+            let entries = Arc::try_unwrap(frozen).unwrap_or_else(|shared| shared.to_vec());
+            self.retiring.push_back(entries.into_iter());
         }
     }
 
     /// Lets go of the oldest entry that the engine has, and says where it was.
     pub(crate) fn retire(&mut self) -> Option<(u64, HeadEntry)> {
-        let position = self.frozen_at() - self.retiring.len() as u64;
-        self.retiring.next().map(|entry| (position, entry))
+        loop {
+            let oldest = self.retiring.front_mut()?;
+            if let Some(entry) = oldest.next() {
+                let position = self.retired_to;
+                self.retired_to += 1;
+                return Some((position, entry));
+            }
+            self.retiring.pop_front();
+        }
+    }
+
+    /// Whether what was at a position has retired.
+    pub(crate) fn has_retired(&self, position: u64) -> bool {
+        position < self.retired_to
     }
 
     /// The entries that the engine may not have, oldest first.
@@ -155,10 +160,16 @@ mod tests {
         assert!(head.pending_bytes() > 0 && head.is_frozen());
         drop(frozen);
         head.thaw();
+        // What the engine has is looked up there, even before it has retired.
+        assert_eq!((at(&head, first), at(&head, second), at(&head, third)), (None, None, Some(3)));
         assert_eq!(head.retire().map(|(position, _)| position), Some(first));
-        assert_eq!((at(&head, first), at(&head, second), at(&head, third)), (None, Some(2), Some(3)));
-        assert_eq!(head.retire().map(|(position, _)| position), Some(second));
-        assert_eq!((at(&head, second), at(&head, third), head.retire().is_none()), (None, Some(3), true));
+        assert!(head.has_retired(first) && !head.has_retired(second));
+        drop(head.freeze());
+        head.thaw();
+        for position in [second, third] {
+            assert_eq!(head.retire().map(|(position, _)| position), Some(position));
+        }
+        assert_eq!((at(&head, third), head.retire().is_none()), (None, true));
         assert_eq!((at(&head, NOWHERE), at(&head, 99)), (None, None));
     }
 }

@@ -12,8 +12,7 @@
 //! engine     index: a key's numbers, no value      every generation of the last checkpoint, with its value
 //! ```
 //! A generation enters map and head when it is applied, and the engine with the next checkpoint; then the head lets go of it, and the
-//! map keeps its numbers, and its value as long as the most recently written fit [`Options::value_cache_bytes`]. So
-//! memory grows with the number of keys that exist, not with their history.
+//! map keeps its numbers, and as many values as fit [`Options::value_cache_bytes`]. So memory grows with the number of keys that exist, not with their history.
 //!
 //! # Invariants
 //! 1. Applying is a function of the commands alone. What is in memory or in the engine, cached or not, removed physically or not, changes
@@ -35,7 +34,6 @@
 //! * A deletion "from a key on" that overlaps a put of the same transaction is a duplicate key; etcd overlooks it.
 //! * Equal keys of a sort stay in key order; etcd leaves them in any.
 
-mod cache;
 mod checkpoint;
 pub mod command;
 mod hash;

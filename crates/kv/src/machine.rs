@@ -28,13 +28,13 @@ use crate::{
 const SLICE_ENTRIES: usize = 64;
 /// So many checkpointed generations are let go of for each slice applied.
 const SLICE_RETIRED: usize = 4 * SLICE_ENTRIES;
-/// So many are let go of at once where no slice does it.
+/// So many are let go of as soon as a checkpoint is complete.
 const RETIRED_MAX: usize = 1024;
 
 /// How a store is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many bytes of checkpointed values stay in memory, the most recently written; others are read from the engine. Default 64 MiB: a
+    /// How many bytes of checkpointed values stay in memory; others are read from the engine. Default 64 MiB: a
     /// million keys of 24 bytes with values of 256 bytes then take about 230 MB, 150 of them for keys and numbers.
     pub value_cache_bytes: usize,
 }
@@ -195,11 +195,10 @@ impl StateMachine for Machine {
 
     fn checkpoint(&mut self, meta: SnapshotMeta) -> Option<Box<dyn Job>> {
         assert_eq!(meta.slot, self.applied, "a checkpoint is of what was applied last");
-        if self.shared.state.read().head.is_frozen() {
+        let mut state = self.shared.state.write();
+        if state.head.is_frozen() {
             return None;
         }
-        self.retire_all();
-        let mut state = self.shared.state.write();
         let record = state.record();
         let entries = state.head.freeze();
         drop(state);
@@ -230,14 +229,5 @@ impl StateMachine for Machine {
         self.applied = meta.slot;
         drop(old);
         Ok(())
-    }
-}
-
-impl Machine {
-    /// Lets go of all that the last checkpoint made durable.
-    fn retire_all(&mut self) {
-        while self.shared.state.read().head.is_retiring() {
-            self.shared.state.write().retire(RETIRED_MAX);
-        }
     }
 }

@@ -15,7 +15,6 @@ use parking_lot::RwLock;
 use prost::Message;
 
 use crate::{
-    cache::ValueCache,
     head::{Head, HeadEntry, NOWHERE},
     interval::Interval,
     layout::{self, FORMAT, INDEX, Numbers},
@@ -23,6 +22,8 @@ use crate::{
 
 /// The revision of a store in which nothing was ever written.
 const FIRST_REVISION: i64 = 1;
+/// How many keys eviction looks at in one go.
+const EVICT_KEYS_MAX: usize = 4096;
 /// What "never compacted" is, so that even revision 0 can be compacted once, as in etcd.
 const NEVER_COMPACTED: i64 = -1;
 
@@ -34,6 +35,21 @@ pub(crate) struct Newest {
     pub(crate) position: u64,
     /// Key and value, if the value is in memory.
     payload: Option<Arc<[u8]>>,
+}
+
+impl Newest {
+    /// What its value counts for among the values kept although the engine has them.
+    fn cached_bytes(&self, head: &Head) -> usize {
+        match &self.payload {
+            Some(payload) if head.has_retired(self.position) => cost_bytes(payload),
+            _ => 0,
+        }
+    }
+}
+
+/// What a payload takes: itself, and its counters and rounding.
+fn cost_bytes(payload: &Arc<[u8]>) -> usize {
+    payload.len() + 24
 }
 
 /// A generation as a reader sees it.
@@ -51,7 +67,11 @@ pub(crate) enum Seen<'a> {
 pub(crate) struct State {
     keys: BTreeMap<Box<[u8]>, Newest>,
     pub(crate) head: Head,
-    cache: ValueCache,
+    /// Bytes of values in the map whose generations have retired from the head, and how many there may be.
+    cached_bytes: usize,
+    cached_bytes_max: usize,
+    /// The key from which eviction goes on.
+    evict_from: Box<[u8]>,
     /// The highest revision applied.
     pub(crate) top: i64,
     /// The revision below which nothing more can happen.
@@ -108,7 +128,9 @@ impl State {
             live_keys: keys.len() as u64,
             keys,
             head: Head::default(),
-            cache: ValueCache::new(value_cache_bytes),
+            cached_bytes: 0,
+            cached_bytes_max: value_cache_bytes,
+            evict_from: Box::default(),
             top: record.top_revision,
             readable: record.readable_revision,
             compacted: record.compact_revision,
@@ -145,6 +167,7 @@ impl State {
                 let Numbers { created, version, .. } = newest.numbers;
                 Numbers { created, modified: revision, version: version + 1, lease }
             };
+            self.cached_bytes -= newest.cached_bytes(&self.head);
             let position = self.head.push(entry(numbers, newest.position));
             *newest = Newest { numbers, position, payload: Some(payload) };
         } else {
@@ -159,6 +182,7 @@ impl State {
         let Some(newest) = self.keys.get_mut(key).filter(|newest| !newest.numbers.is_deletion()) else {
             return false;
         };
+        self.cached_bytes -= newest.cached_bytes(&self.head);
         delete(&mut self.head, key, newest, revision, index);
         self.live_keys -= 1;
         self.last_deletion = self.last_deletion.max(revision);
@@ -183,6 +207,7 @@ impl State {
                 break;
             }
             if !newest.numbers.is_deletion() {
+                self.cached_bytes -= newest.cached_bytes(&self.head);
                 delete(&mut self.head, key, newest, revision, *index);
                 *index += 1;
                 deleted += 1;
@@ -235,7 +260,7 @@ impl State {
         Seen::InEngine
     }
 
-    /// Lets go of at most `entries_max` generations that the engine has, and of the values that no longer fit.
+    /// Lets go of at most `entries_max` generations that the engine has, and of values that no longer fit.
     pub(crate) fn retire(&mut self, entries_max: usize) {
         for _ in 0..entries_max {
             let Some((position, entry)) = self.head.retire() else { break };
@@ -246,21 +271,37 @@ impl State {
                 }
             } else if Arc::strong_count(&entry.payload) > 1 {
                 // The map has it too: it is still the newest.
-                self.cache.push(entry.payload, entry.key_bytes);
+                self.cached_bytes += cost_bytes(&entry.payload);
             }
-            while let Some((payload, key_bytes)) = self.cache.overflow() {
-                if Arc::strong_count(&payload) > 1
-                    && let Some(newest) = self.keys.get_mut(&payload[..key_bytes as usize])
-                    && newest.payload.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &payload))
-                {
-                    newest.payload = None;
-                }
-            }
+        }
+        if self.cached_bytes > self.cached_bytes_max {
+            self.evict();
         }
     }
 
+    /// Goes round the map in key order and drops values, but those that the head has, until what is left fits, or enough was looked at.
+    ///
+    /// That is a random choice among the values that were not written lately. An order by age would cost a search of the map for each.
+    fn evict(&mut self) {
+        let from: Bound<&[u8]> = Bound::Included(&self.evict_from);
+        let mut stopped_at = None;
+        for (looked_at, (key, newest)) in self.keys.range_mut::<[u8], _>((from, Bound::Unbounded)).enumerate()
+        {
+            if looked_at == EVICT_KEYS_MAX || self.cached_bytes <= self.cached_bytes_max {
+                stopped_at = Some(key.clone());
+                break;
+            }
+            let cached_bytes = newest.cached_bytes(&self.head);
+            if cached_bytes > 0 {
+                self.cached_bytes -= cached_bytes;
+                newest.payload = None;
+            }
+        }
+        self.evict_from = stopped_at.unwrap_or_default();
+    }
+
     pub(crate) fn cached_bytes(&self) -> usize {
-        self.cache.size_bytes()
+        self.cached_bytes
     }
 
     pub(crate) fn record(&self) -> CheckpointRecord {

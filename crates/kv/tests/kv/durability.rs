@@ -44,7 +44,7 @@ fn values_that_do_not_fit_in_memory_come_from_the_engine() {
         store.set(&format!("key{at:03}"), &format!("value{at}"));
     }
     store.checkpoint();
-    // Letting go takes place as more is applied.
+    // Letting go takes place as more is applied, and as a checkpoint is complete.
     store.set("other", "1");
     assert_eq!(store.reader.stats().cached_value_bytes, 0);
     let kvs = store.range(range("key", "l")).unwrap().kvs;

@@ -1,5 +1,7 @@
 //! The store against a deliberately dumb twin, and etcd's facts one by one.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod durability;
 mod facts;
 mod garbage;
