@@ -19,7 +19,9 @@ const ENTRY_BYTES: usize = 256;
 const FILE_BYTES: u64 = 64 << 20;
 const TURNS: u32 = 4;
 /// Entries kept behind the last, in batches: the rest is cut, as a node does.
-const KEPT_BATCHES: u64 = 64;
+const KEPT_BATCHES: u64 = 4;
+/// Entries in a batch until the log is in its stride.
+const WARM_UP_ENTRIES: u64 = 8192;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -95,7 +97,13 @@ impl Log {
         let log =
             Wal::open(disk, WalOptions { log_id: 1, segment_bytes: FILE_BYTES, ..WalOptions::default() })?;
         let payload = Bytes::from(vec![0x5a; ENTRY_BYTES]);
-        Ok(Self { log, payload, entries: (batch_bytes / ENTRY_BYTES) as u64, slot: 1 })
+        let mut this = Self { log, payload, entries: WARM_UP_ENTRIES, slot: 1 };
+        // The raw file's blocks were written before; so are the log's once it uses its segments again.
+        while this.log.stats().segments_recycled < 2 {
+            this.step()?;
+        }
+        this.entries = (batch_bytes / ENTRY_BYTES) as u64;
+        Ok(this)
     }
 
     fn step(&mut self) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ mod state_lsm;
 mod state_memory;
 mod state_record;
 mod state_store;
-mod wal;
+pub mod wal;
 
 pub use disk::{Disk, DiskFile};
 pub use disk_real::{DirectoryLock, RealDisk};

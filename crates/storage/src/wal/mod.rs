@@ -5,19 +5,19 @@
 //!
 //! # Vocabulary
 //! * *segment*: a preallocated file, numbered from 1 without gaps. The *active* one is written; the next stands *prepared*.
-//! * *frame*: one element of a batch, atomic; numbered by its *LSN* over the whole log ([`frame`]).
-//! * *record*: one operation inside a frame ([`record`]).
+//! * *frame*: one element of a batch, atomic; numbered by its *LSN* over the whole log (`frame`).
+//! * *record*: one operation inside a frame (`record`).
 //! * *live* entry: put, and neither overwritten, truncated nor cut. The *floor* is the oldest segment still needed.
 //! * *damage*: synced bytes do not read as written. *Tail*: what was never synced; a power cut may leave any part of it.
 //!
 //! # Invariants
-//! 1. Nothing is written into a segment before its header and its name are durable ([`segment`]).
+//! 1. Nothing is written into a segment before its header and its name are durable (`segment`).
 //! 2. Nothing is written into a segment before all of the one before it is synced: so a tail lies in one segment.
 //! 3. A segment begins with every group's record: what earlier segments say of a group apart from its entries is never needed.
 //! 4. A segment is let go only once a *synced* frame says that the floor is above it, and in order: no gap is ever legitimate.
 //! 5. At boot an invalid frame with LSN p is damage if the header of any later frame says `durable_upto >= p`: an error. Else it is the
 //!    tail: frames behind it are zeroed and synced before the first append, or they could pass once their LSNs are used again.
-//!    Damage inside the last synced batch cannot be told from a tear; [`WalStats::tail_bytes_cut`] counts it ([`recovery`]).
+//!    Damage inside the last synced batch cannot be told from a tear; [`WalStats::tail_bytes_cut`] counts it (`recovery`).
 //! 6. What boot hands out is durable: frames not known to be synced are written again and synced, since a crash of the process
 //!    alone leaves them in the page cache, and a failed sync leaves them there marked clean.
 //! 7. After a failed write or sync nothing is accepted, for good.
@@ -25,7 +25,7 @@
 //! # Space
 //! A group that writes nothing for long must not keep old segments alive. Its record is copied at each rotation; its entries are
 //! copied, at most a quarter of a segment a rotation, once more than [`WalOptions::pinned_segments_max`] segments are in use of which
-//! less than half is live ([`rotation`]).
+//! less than half is live (`rotation`).
 
 mod append;
 mod frame;

@@ -185,6 +185,12 @@ impl FaultDisk {
         Self(Arc::new(Mutex::new(after)))
     }
 
+    /// The disk as the next process finds it: with everything that the page cache holds, none of it more durable than before.
+    pub(super) fn after_process_death(&self) -> Self {
+        let model = Model { cut_at: None, operations: 0, ..self.0.lock().unwrap().clone() };
+        Self(Arc::new(Mutex::new(model)))
+    }
+
     /// Does an operation. One that the cut strikes may have had its effect, unsynced; one after it has none.
     fn run<T>(&self, operation: impl FnOnce(&mut Model) -> io::Result<T>) -> io::Result<T> {
         let mut model = self.0.lock().unwrap();
@@ -316,6 +322,8 @@ impl DiskFile for FaultFile {
     fn sync(&self) -> io::Result<()> {
         self.disk.run(|model| {
             if std::mem::take(&mut model.fail_next_sync) {
+                // As Linux does: the pages stay to be read, marked clean, and no later sync writes them.
+                model.inodes[self.inode].pending.clear();
                 return Err(io::Error::other("the medium failed"));
             }
             if !model.is_cut() {

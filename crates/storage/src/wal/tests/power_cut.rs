@@ -3,9 +3,9 @@
 
 use super::{
     fault_disk::{FaultDisk, OUTCOMES, Outcome},
-    workload::{Workload, open},
+    workload::{Element, Workload, open},
 };
-use crate::LogStore;
+use crate::{LogStore, Wal};
 
 /// Runs until the cut, which may come while the log is opened.
 fn run_until_cut(workload: &Workload, cut_at: u64) -> (FaultDisk, usize, usize) {
@@ -55,13 +55,45 @@ fn nothing_synced_is_lost_whenever_power_fails() {
                 Some(held),
                 "{what:?}: a second boot finds the same"
             );
-            for element in &workload.elements()[held..] {
-                log.append(std::slice::from_ref(element)).unwrap();
+            let elements = workload.elements();
+            let rest = &elements[held..];
+            if let [next, ..] = rest {
+                // Alone: what stood behind it before the cut, its number and place the next, must not follow it again.
+                log.append(std::slice::from_ref(next)).unwrap();
+                log.sync().unwrap();
+                reopen(&workload, &disk.after_power_cut(Outcome::Lost), held + 1, held + 1, &what);
             }
-            log.sync().unwrap();
+            finish(&workload, &log, rest.get(1..).unwrap_or_default());
             drop(log);
-            let all = workload.history.len() - 1;
+            let all = elements.len();
             reopen(&workload, &disk.after_power_cut(Outcome::Lost), all, all, &what);
+        }
+    }
+}
+
+fn finish(workload: &Workload, log: &Wal, rest: &[Element]) {
+    for element in rest {
+        log.append(std::slice::from_ref(element)).unwrap();
+    }
+    log.sync().unwrap();
+    let all = workload.history.len() - 1;
+    assert_eq!(workload.position(log, all, all), Some(all));
+}
+
+/// `kill -9` leaves names and bytes to be seen that no sync has made durable; power fails later.
+#[test]
+fn nothing_is_lost_when_a_process_dies_and_power_fails_later() {
+    let workload = Workload::busy(24);
+    for dies_at in 0..operations(&workload) {
+        let (disk, synced, begun) = run_until_cut(&workload, dies_at);
+        let disk = disk.after_process_death();
+        let log = open(&disk).unwrap_or_else(|error| panic!("{dies_at}: refused: {error}"));
+        let held = workload.position(&log, synced, begun).unwrap();
+        finish(&workload, &log, &workload.elements()[held..]);
+        drop(log);
+        let all = workload.history.len() - 1;
+        for outcome in [Outcome::Lost, Outcome::Reordered(dies_at), Outcome::Torn(dies_at)] {
+            reopen(&workload, &disk.after_power_cut(outcome), all, all, &(dies_at, outcome));
         }
     }
 }
@@ -105,6 +137,23 @@ fn what_boot_hands_out_is_durable_though_it_was_not_synced_before() {
     assert_eq!(held, all);
     let held = reopen(&workload, &disk.after_power_cut(Outcome::Lost), 0, all, &"power cut after it");
     assert_eq!(held, all, "what a boot had shown is there at the next");
+}
+
+#[test]
+fn what_boot_hands_out_is_durable_though_its_sync_had_failed() {
+    let workload = Workload::busy(3);
+    let disk = FaultDisk::default();
+    let log = open(&disk).unwrap();
+    for element in workload.elements() {
+        log.append(&[element]).unwrap();
+    }
+    disk.fail_next_sync();
+    assert!(log.sync().is_err());
+    drop(log);
+    let all = workload.history.len() - 1;
+    let disk = disk.after_process_death();
+    let held = reopen(&workload, &disk, 0, all, &"after the failure");
+    reopen(&workload, &disk.after_power_cut(Outcome::Lost), held, held, &"power cut after it");
 }
 
 #[test]
