@@ -1,20 +1,18 @@
 //! A gRPC connection that costs the client little.
 //!
 //! The load generator shares its machine with the servers it measures, so every microsecond it spends is taken from
-//! them. It therefore speaks gRPC's framing itself over one HTTP/2 connection: no channel task between caller and
-//! connection, no interceptors, and no decoding of an answer of which only the size matters.
+//! them. It therefore speaks gRPC's framing itself on the streams of one HTTP/2 connection: no channel and no task
+//! between caller and connection, no interceptors, and no decoding of an answer of which only the size matters.
 
 use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::{BufMut, Bytes, BytesMut};
+use h2::client::{Builder, SendRequest};
+use h2::{Reason, RecvStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE};
 use http::{Method, Request, Uri};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::TcpStream;
 
@@ -113,7 +111,7 @@ impl Answer {
 /// One HTTP/2 connection; clones share it.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Bytes>,
     uris: Vec<Uri>,
 }
 
@@ -128,10 +126,10 @@ impl Connection {
             .await
             .with_context(|| format!("no connection to {endpoint} in time"))??;
         stream.set_nodelay(true)?;
-        let (sender, connection) = Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        let (sender, connection) = Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .handshake(TokioIo::new(stream))
+            .handshake(stream)
             .await?;
         // Its end shows in the calls that are under way.
         tokio::spawn(connection);
@@ -147,33 +145,35 @@ impl Connection {
     /// # Errors
     /// See [`CallError`].
     pub async fn call(&mut self, call: Call, request: &Framed) -> Result<Answer, CallError> {
-        let mut http = Request::new(Full::new(request.0.clone()));
+        let mut http = Request::new(());
         *http.method_mut() = Method::POST;
         *http.uri_mut() = self.uris[call as usize].clone();
         http.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         http.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-        // The sender queues without a bound of its own; a closed loop has one request a client.
-        let response = self.sender.send_request(http).await.map_err(broken)?;
-        if let Some(status) = status_of(response.headers()) {
-            status?;
+        // Waits while the server allows no further stream.
+        let mut ready = self.sender.clone().ready().await.map_err(broken)?;
+        let (response, mut body) = ready.send_request(http, false).map_err(broken)?;
+        body.send_data(request.0.clone(), true).map_err(broken)?;
+        let (head, body) = response.await.map_err(broken)?.into_parts();
+        match status_of(&head.headers) {
+            Some(status) => status.map(|()| Answer::default()),
+            None => receive(body).await,
         }
-        receive(response.into_body()).await
     }
 }
 
-async fn receive(mut body: Incoming) -> Result<Answer, CallError> {
+async fn receive(mut body: RecvStream) -> Result<Answer, CallError> {
     let mut answer = Answer { chunks: Vec::with_capacity(1) };
-    while let Some(frame) = body.frame().await {
-        match frame.map_err(broken)?.into_data() {
-            Ok(data) => answer.chunks.push(data),
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    return status_of(&trailers).unwrap_or(Ok(())).map(|()| answer);
-                }
-            }
-        }
+    while let Some(data) = body.data().await {
+        let data = data.map_err(broken)?;
+        body.flow_control().release_capacity(data.len()).map_err(broken)?;
+        answer.chunks.push(data);
     }
-    Err(CallError::Broken("the answer ended without a status".into()))
+    let trailers = body.trailers().await.map_err(broken)?;
+    match trailers.as_ref().and_then(status_of) {
+        Some(status) => status.map(|()| answer),
+        None => Err(broken(Reason::PROTOCOL_ERROR.into())),
+    }
 }
 
 fn status_of(headers: &HeaderMap) -> Option<Result<(), CallError>> {
@@ -186,6 +186,6 @@ fn status_of(headers: &HeaderMap) -> Option<Result<(), CallError>> {
     Some(Err(CallError::Status(code, message.to_owned())))
 }
 
-fn broken(error: hyper::Error) -> CallError {
+fn broken(error: h2::Error) -> CallError {
     CallError::Broken(error.to_string())
 }
