@@ -59,8 +59,17 @@ impl Raft {
             Mode::Probe { paused } => !paused,
             Mode::Snapshot => false,
         };
-        if due && let Some(prev) = self.ballot_known(peer, peer.next.before()) {
+        if !due {
+            return;
+        }
+        if let Some(prev) = self.ballot_known(peer, peer.next.before()) {
             self.send_append(to, peer, prev, Vec::new());
+        } else if peer.poke {
+            // Memory no longer reaches to where it would ask: it begins again behind what the follower is known to hold, which the
+            // log is read for. Otherwise messages that were lost while the window was full would never be asked after.
+            peer.poke = false;
+            peer.probe_from(peer.matched.next());
+            self.send_to(to, peer);
         }
     }
 
