@@ -190,6 +190,16 @@ impl History {
         self.operations.len() - 1
     }
 
+    /// Records the name that an operation was given on its way into the log.
+    ///
+    /// # Panics
+    /// If there is no such operation, or it has a name: a defect of the simulator.
+    pub fn name(&mut self, operation: usize, id: ProposalId) {
+        let operation = &mut self.operations[operation];
+        assert!(operation.id.is_none(), "an operation is proposed once");
+        operation.id = id;
+    }
+
     /// Records how an operation ended.
     ///
     /// # Panics

@@ -10,4 +10,6 @@ pub mod model;
 pub mod net;
 pub mod options;
 pub mod rng;
+pub mod run;
 pub mod trace;
+pub mod world;

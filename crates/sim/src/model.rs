@@ -22,7 +22,7 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self { revision: 1, compacted: 0, cells: BTreeMap::new() }
+        Self { revision: 1, compacted: -1, cells: BTreeMap::new() }
     }
 }
 

@@ -100,10 +100,20 @@ pub struct NodeOptions {
     pub checkpoint_entries: u64,
     /// A checkpoint is due after so many bytes.
     pub checkpoint_bytes: usize,
+    /// How many bytes of checkpointed values the key-value machine keeps in memory.
+    pub value_cache_bytes: usize,
     /// How many entries below a checkpoint the log keeps for laggards.
     pub trailing: u64,
     /// The size of a log segment.
     pub segment_bytes: u64,
+    /// Append messages that a follower may have under way.
+    pub inflight_messages_max: usize,
+    /// Entries handed out beyond the last applied.
+    pub apply_window_entries: u64,
+    /// Bytes of applied entries that a core keeps in memory.
+    pub cache_kept_bytes: usize,
+    /// Bytes of entries that it keeps at all.
+    pub cache_bytes_max: usize,
 }
 
 /// The clients.
@@ -263,8 +273,13 @@ impl NodeOptions {
             checkpoint: rng.between(MS, 800 * MS),
             checkpoint_entries: rng.between(16, 400),
             checkpoint_bytes: rng.between(4 << 10, 256 << 10) as usize,
+            value_cache_bytes: *rng.pick(&[0, 2 << 10, 1 << 20]),
             trailing: *rng.pick(&[0, 4, 32, 200]),
-            segment_bytes: *rng.pick(&[16 << 10, 64 << 10, 256 << 10]),
+            segment_bytes: *rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
+            inflight_messages_max: *rng.pick(&[1, 4, 256]),
+            apply_window_entries: *rng.pick(&[4, 64, 16_384]),
+            cache_kept_bytes: *rng.pick(&[0, 4 << 10, 1 << 20]),
+            cache_bytes_max: *rng.pick(&[4 << 10, 32 << 10, 32 << 20]),
         }
     }
 }

@@ -1,0 +1,316 @@
+//! A cluster in one thread: nodes, links, clients and faults, moved by a queue of events in simulated time.
+
+mod clients;
+mod faults;
+mod kv;
+mod node;
+mod queue;
+mod threads;
+
+use conclave_consensus::{NodeId, SnapshotMeta};
+
+pub(crate) use self::clients::PROBE_KEYS;
+use self::{
+    clients::Clients,
+    node::Node,
+    queue::{Event, NodeEvent, Op, Queue},
+};
+use crate::{
+    check::{
+        ElectionSafety, LeaderCompleteness, LogMatching, ReadFreshness, RevisionMonotony, StateMachineSafety,
+        Violation,
+    },
+    clock::SimTime,
+    history::{Ending, History},
+    net::Network,
+    options::{FaultOptions, NetworkOptions, Options},
+    rng::Rng,
+    trace::Trace,
+};
+
+/// What a run counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Operations whose client had an answer.
+    pub answered: u64,
+    /// Operations that were refused for certain.
+    pub refused: u64,
+    /// Operations whose client never knew.
+    pub unknown: u64,
+    /// Single nodes that lost power, at any moment or inside a disk operation.
+    pub crashes: u64,
+    /// Of these, inside a disk operation.
+    pub disk_crashes: u64,
+    /// Times all nodes lost power at once.
+    pub blackouts: u64,
+    /// Nodes that stood still.
+    pub pauses: u64,
+    /// Clocks that jumped.
+    pub jumps: u64,
+    /// Attempts to hand leadership over.
+    pub transfers: u64,
+    /// Times links were cut.
+    pub partitions: u64,
+    /// Packets lost.
+    pub packets_lost: u64,
+    /// Packets that came twice.
+    pub packets_doubled: u64,
+    /// Terms in which somebody led.
+    pub elections: u64,
+    /// Checkpoints made durable.
+    pub checkpoints: u64,
+    /// Snapshots installed.
+    pub snapshots: u64,
+    /// Entries chosen.
+    pub entries: u64,
+}
+
+impl Counters {
+    /// Everything that broke, packets apart.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.crashes + self.blackouts + self.pauses + self.jumps + self.transfers + self.partitions
+    }
+
+    /// Operations asked and ended.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.answered + self.refused + self.unknown
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.unknown += other.unknown;
+        self.crashes += other.crashes;
+        self.disk_crashes += other.disk_crashes;
+        self.blackouts += other.blackouts;
+        self.pauses += other.pauses;
+        self.jumps += other.jumps;
+        self.transfers += other.transfers;
+        self.partitions += other.partitions;
+        self.packets_lost += other.packets_lost;
+        self.packets_doubled += other.packets_doubled;
+        self.elections += other.elections;
+        self.checkpoints += other.checkpoints;
+        self.snapshots += other.snapshots;
+        self.entries += other.entries;
+    }
+}
+
+/// The checkers that watch a run while it goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    pub(crate) elections: ElectionSafety,
+    pub(crate) logs: LogMatching,
+    pub(crate) completeness: LeaderCompleteness,
+    pub(crate) machines: StateMachineSafety,
+    pub(crate) freshness: ReadFreshness,
+    pub(crate) monotony: RevisionMonotony,
+}
+
+/// What everyone in a world shares.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) now: SimTime,
+    pub(crate) options: Options,
+    pub(crate) queue: Queue,
+    /// Latencies of nodes.
+    pub(crate) rng: Rng,
+    pub(crate) net: Network,
+    pub(crate) trace: Trace,
+    pub(crate) checks: Checks,
+    pub(crate) history: History,
+    pub(crate) counters: Counters,
+    /// The faults are over.
+    pub(crate) healed: bool,
+}
+
+impl Context {
+    /// A latency around a mean.
+    pub(crate) fn latency(&mut self, mean: SimTime) -> SimTime {
+        1 + self.rng.below(2 * mean)
+    }
+
+    /// Lets a node look at its clock at a time.
+    pub(crate) fn wake(&mut self, node: u64, at: SimTime) {
+        self.queue.push(at, Event::At { node, life: 0, event: NodeEvent::Tick });
+    }
+
+    /// Lets a client hear how its operation ended, a little later.
+    pub(crate) fn reply(&mut self, op: Op, mut ending: Ending) {
+        let heard = self.now + self.rng.between(20_000, 2_000_000);
+        if let Ending::Answered { at, .. } | Ending::Refused { at } = &mut ending {
+            *at = heard;
+        }
+        self.queue.push(heard, Event::Reply { op, ending });
+    }
+}
+
+/// The cluster and everything around it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) context: Context,
+    nodes: Vec<Node>,
+    clients: Clients,
+    /// When and where faults strike.
+    faults: Rng,
+}
+
+impl World {
+    /// A cluster whose nodes have just booted for the first time.
+    pub(crate) fn new(mut rng: Rng, options: Options, print: bool) -> Result<Self, Violation> {
+        let net = Network::new(rng.fork(), options.network.clone());
+        let clients = Clients::new(rng.fork());
+        let faults = rng.fork();
+        let ids: Vec<u64> = (1..=options.nodes).collect();
+        let nodes = ids.iter().map(|id| Node::new(*id, &mut rng, &options)).collect();
+        let context = Context {
+            now: 0,
+            options,
+            queue: Queue::default(),
+            rng: rng.fork(),
+            net,
+            trace: Trace::new(print),
+            checks: Checks::default(),
+            history: History::default(),
+            counters: Counters::default(),
+            healed: false,
+        };
+        let mut world = Self { context, nodes, clients, faults };
+        for node in &mut world.nodes {
+            node.boot(&mut world.context)?;
+        }
+        Ok(world)
+    }
+
+    /// Lets the load and the faults begin.
+    pub(crate) fn begin(&mut self) {
+        self.clients.begin(&mut self.context);
+        self.begin_faults();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run_until(&mut self, until: SimTime) -> Result<(), Violation> {
+        while let Some((at, event)) = self.context.queue.pop(until) {
+            self.context.now = at;
+            self.happen(event)?;
+        }
+        self.context.now = until;
+        Ok(())
+    }
+
+    fn node(&mut self, id: u64) -> &mut Node {
+        &mut self.nodes[id as usize - 1]
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        let context = &mut self.context;
+        match event {
+            Event::At { node, life, event } => {
+                let node = &mut self.nodes[node as usize - 1];
+                return node.happen(context, life, event);
+            }
+            Event::Restart { node, life } => {
+                let node = &mut self.nodes[node as usize - 1];
+                if node.is_down(life) {
+                    return node.boot(context);
+                }
+            }
+            Event::Resume { node } => return self.nodes[node as usize - 1].resume(context),
+            Event::Think { client } => self.clients.think(context, client),
+            Event::Reply { op, ending } => {
+                context.trace.note(context.now, 0, "reply", op as u64, ending_code(&ending));
+                return self.clients.reply(context, op, ending);
+            }
+            Event::GiveUp { op } => self.clients.give_up(context, op),
+            Event::Fault(fault) => return self.break_something(fault),
+        }
+        Ok(())
+    }
+
+    /// A node loses power.
+    pub(crate) fn crash(&mut self, id: u64) {
+        let node = &mut self.nodes[id as usize - 1];
+        node.crash(&mut self.context);
+    }
+
+    /// Ends all faults: links are whole, disks quick, everyone goes on and stays up.
+    pub(crate) fn heal(&mut self) -> Result<(), Violation> {
+        let context = &mut self.context;
+        context.healed = true;
+        context.net.heal(NetworkOptions::healthy());
+        context.options.faults = FaultOptions::none();
+        context.options.node.stall_ppm = 0;
+        for node in &mut self.nodes {
+            node.disk.cut_in(u64::MAX / 2);
+            node.paused_until = 0;
+            node.resume(context)?;
+            if !node.is_up() {
+                node.boot(context)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets nobody ask anything new.
+    pub(crate) fn stop_load(&mut self) {
+        self.clients.stop();
+    }
+
+    /// Writes once through each node.
+    pub(crate) fn probe(&mut self, patience: SimTime) -> Vec<Op> {
+        (1..=self.context.options.nodes)
+            .map(|node| self.clients.probe(&mut self.context, node, patience))
+            .collect()
+    }
+
+    /// How far each node's state is, and the hash of all it holds; `None` while one is down.
+    pub(crate) fn states(&self) -> Option<Vec<node::State>> {
+        self.nodes.iter().map(Node::state).collect()
+    }
+
+    /// Where every node stands, for people.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        self.nodes.iter().map(Node::describe).collect()
+    }
+
+    /// What a node holds in `from..to`.
+    pub(crate) fn read(&self, node: u64, from: u32, to: u32) -> Result<crate::history::Answer, Violation> {
+        self.nodes[node as usize - 1].read(from, to)
+    }
+
+    /// The counters, those of links and checkers included.
+    pub(crate) fn counters(&self) -> Counters {
+        let net = self.context.net.counters();
+        Counters {
+            partitions: net.partitions,
+            packets_lost: net.lost,
+            packets_doubled: net.duplicated,
+            elections: self.context.checks.elections.elections() as u64,
+            entries: self.context.checks.machines.last().0,
+            ..self.context.counters
+        }
+    }
+}
+
+fn ending_code(ending: &Ending) -> u64 {
+    match ending {
+        Ending::Answered { answer, .. } => answer.revision as u64,
+        Ending::Refused { .. } => u64::MAX - 1,
+        Ending::Unknown => u64::MAX,
+    }
+}
+
+/// The initial membership: replica i on node i.
+fn members(nodes: u64) -> conclave_consensus::Config {
+    conclave_consensus::Config::of_voters(
+        (1..=nodes).map(|node| (conclave_consensus::ReplicaId(node), NodeId(node))),
+    )
+}
+
+/// The state before anything.
+fn initial(nodes: u64) -> SnapshotMeta {
+    SnapshotMeta { config: members(nodes), ..SnapshotMeta::default() }
+}

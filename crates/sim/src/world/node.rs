@@ -1,0 +1,533 @@
+//! One node: what survives a crash, and the life that does not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use conclave_consensus::{
+    Ballot, Epoch, GroupId, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, SnapshotMeta, Time,
+};
+use conclave_kv::{Machine, Options as KvOptions, Reader};
+use conclave_raft::{Raft, RaftConfig};
+use conclave_replica::{
+    Applier, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotServer, begin_epoch,
+    boot_group,
+};
+use conclave_storage::{
+    Job, LogError, LogStore, MemoryEngine, Preparation, SnapshotSink, StateEngine, Wal, WalOptions,
+};
+use conclave_transport::Packet;
+
+use super::{
+    Context, initial, kv, members,
+    queue::{Event, NodeEvent, Op},
+    threads::{ApplyJob, CatchUpJob, LogBatch, LogJob},
+};
+use crate::{
+    check::Violation,
+    clock::{NodeClock, SECOND, SimTime},
+    disk::SimDisk,
+    history::{Answer, Ending},
+    options::{Mutant, Options},
+    rng::Rng,
+};
+
+/// The only group.
+pub(super) const GROUP: GroupId = GroupId(1);
+const CLUSTER: u64 = 0xc0c1_a5e5;
+
+/// How far a node's state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) node: u64,
+    pub(crate) applied: Slot,
+    pub(crate) revision: i64,
+    pub(crate) hash: u64,
+}
+
+/// A node: its disks and clock, and its process if it runs.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(super) id: u64,
+    pub(super) clock: NodeClock,
+    pub(super) disk: SimDisk,
+    pub(super) engine: MemoryEngine,
+    pub(super) paused_until: SimTime,
+    /// What happened while it stood still.
+    deferred: Vec<(u64, NodeEvent)>,
+    /// Counts lives.
+    lives: u64,
+    pub(super) life: Option<Life>,
+    rng: Rng,
+}
+
+/// A running process. A crash drops it whole.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) number: u64,
+    pub(super) epoch: Epoch,
+    pub(super) proposals: u64,
+    pub(super) barriers: u64,
+    pub(super) host: Host,
+    pub(super) ballot: Ballot,
+    pub(super) leads: bool,
+    pub(super) log: Wal,
+    pub(super) applier: Applier,
+    /// What the applier's state is as of.
+    pub(super) position: SnapshotMeta,
+    pub(super) reader: Reader,
+    /// The tick that is scheduled.
+    pub(super) tick_at: SimTime,
+    pub(super) logs: VecDeque<LogJob>,
+    pub(super) log_busy: Option<LogBatch>,
+    pub(super) applies: VecDeque<ApplyJob>,
+    pub(super) apply_busy: bool,
+    pub(super) catchups: VecDeque<CatchUpJob>,
+    pub(super) catchup_busy: bool,
+    pub(super) checkpoint: Option<Box<dyn Job>>,
+    pub(super) postponed: Option<(Mark, SnapshotMeta)>,
+    pub(super) server: SnapshotServer,
+    pub(super) sink: Option<(u64, Box<dyn SnapshotSink>)>,
+    /// Clients that wait for their proposal to be applied.
+    pub(super) waits: BTreeMap<ProposalId, Op>,
+    /// Clients that wait for their read to be confirmed.
+    pub(super) barrier_of: BTreeMap<ReadId, Op>,
+    /// Confirmed reads that wait for the state to reach their slot.
+    pub(super) ready: Vec<(Slot, Op)>,
+}
+
+impl Node {
+    pub(super) fn new(id: u64, rng: &mut Rng, options: &Options) -> Self {
+        let disk = SimDisk::new(rng.fork());
+        disk.ignore_syncs(options.mutant == Some(Mutant::SyncDoesNothing));
+        Self {
+            id,
+            clock: NodeClock::new(0, 0, 0),
+            disk,
+            engine: MemoryEngine::new(),
+            paused_until: 0,
+            deferred: Vec::new(),
+            lives: 0,
+            life: None,
+            rng: rng.fork(),
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.life.is_some()
+    }
+
+    /// Whether it is down since its life of this number ended.
+    pub(super) fn is_down(&self, life: u64) -> bool {
+        self.life.is_none() && self.lives == life
+    }
+
+    /// Power is back: the process starts from what the disks hold.
+    pub(super) fn boot(&mut self, context: &mut Context) -> Result<(), Violation> {
+        self.lives += 1;
+        let drift = context.options.faults.drift_ppm;
+        let drift = self.rng.below(2 * drift + 1) as i64 - drift as i64;
+        self.clock = NodeClock::new(context.now, self.rng.below(1000 * SECOND), drift);
+        context.trace.note(context.now, self.id, "boot", self.lives, 0);
+        match self.start(context) {
+            Ok(life) => self.life = Some(life),
+            Err(_) if self.disk.is_dead() => {
+                context.counters.disk_crashes += 1;
+                self.crash(context);
+                return Ok(());
+            }
+            Err(why) => {
+                let what = format!("node {} cannot start: {why}", self.id);
+                return Err(Violation::new("boot", what));
+            }
+        }
+        self.told_of_boot(context)?;
+        self.drain(context)
+    }
+
+    fn start(&mut self, context: &mut Context) -> Result<Life, String> {
+        let options = &context.options;
+        let wal = WalOptions {
+            log_id: self.id,
+            segment_bytes: options.node.segment_bytes,
+            preparation: Preparation::Inline,
+            ..WalOptions::default()
+        };
+        let say = |error: LogError| error.to_string();
+        let log = Wal::open(self.disk.mount(), wal).map_err(say)?;
+        let epoch = begin_epoch(&log, CLUSTER, NodeId(self.id)).map_err(|error| error.to_string())?;
+        let reset = log.state(GROUP).reset;
+        let generation = reset.as_ref().map_or(0, |meta| meta.generation);
+        // Little enough that reads go to the engine all the time.
+        let kv = KvOptions { value_cache_bytes: options.node.value_cache_bytes };
+        let store = self.engine.store(GROUP, generation).map_err(|error| error.to_string())?;
+        let state = store.checkpoint().map(|checkpoint| SnapshotMeta { generation, ..checkpoint.meta });
+        let (machine, reader) = Machine::open(Arc::clone(&store), kv).map_err(|error| error.to_string())?;
+        let now = self.clock.read(context.now);
+        let initial = initial(options.nodes);
+        let members = members(options.nodes);
+        let seed = self.rng.bits();
+        let boot = boot_group(&log, GROUP, ReplicaId(self.id), state.clone(), &members, now, seed)
+            .map_err(|error| error.to_string())?;
+        let state = state.unwrap_or(initial);
+        let entries = boot.entries.clone();
+        context
+            .checks
+            .logs
+            .reboot(NodeId(self.id), state.slot.next(), Some(state.ballot), &entries)
+            .map_err(|violation| violation.to_string())?;
+        let config = RaftConfig {
+            timing: options.timing,
+            // What a follower writes at once must fit into half a segment.
+            message_bytes_max: options.node.segment_bytes as usize / 16,
+            inflight_bytes_max: options.node.segment_bytes as usize / 8,
+            inflight_messages_max: options.node.inflight_messages_max,
+            apply_window_entries: options.node.apply_window_entries,
+            cache_kept_bytes: options.node.cache_kept_bytes.min(options.node.cache_bytes_max),
+            cache_bytes_max: options.node.cache_bytes_max,
+            compaction_margin_entries: options.node.trailing,
+            compaction_lag_entries_max: 4 * options.node.trailing,
+            ..RaftConfig::default()
+        };
+        let core = Raft::new(boot, config).map_err(|error| error.to_string())?;
+        let mut host = Host::new(HostConfig::of(NodeId(self.id)));
+        host.add_group(GROUP, Box::new(core), state.generation);
+        let policy = CheckpointPolicy {
+            pending_bytes: options.node.checkpoint_bytes,
+            entries: options.node.checkpoint_entries,
+        };
+        Ok(Life {
+            number: self.lives,
+            epoch,
+            proposals: 0,
+            barriers: 0,
+            host,
+            ballot: Ballot::default(),
+            leads: false,
+            log,
+            applier: Applier::new(Box::new(machine), state.clone(), policy),
+            position: state,
+            reader,
+            tick_at: SimTime::MAX,
+            logs: VecDeque::new(),
+            log_busy: None,
+            applies: VecDeque::new(),
+            apply_busy: false,
+            catchups: VecDeque::new(),
+            catchup_busy: false,
+            checkpoint: None,
+            postponed: None,
+            server: SnapshotServer::default(),
+            sink: None,
+            waits: BTreeMap::new(),
+            barrier_of: BTreeMap::new(),
+            ready: Vec::new(),
+        })
+    }
+
+    fn told_of_boot(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        context.checks.machines.restored(NodeId(self.id), life.position.slot, life.position.ballot)?;
+        context.checks.monotony.booted(self.id, life.reader.revision())?;
+        if let Some(status) = life.host.status(GROUP) {
+            life.ballot = status.ballot;
+        }
+        Ok(())
+    }
+
+    /// Power is gone: the process with all its memory, and some of what the disk had not synced.
+    pub(super) fn crash(&mut self, context: &mut Context) {
+        let Some(life) = self.life.take() else {
+            if self.disk.is_dead() {
+                self.lose_power(context, self.lives);
+            }
+            return;
+        };
+        context.counters.crashes += 1;
+        let orphans = life.waits.into_values().chain(life.barrier_of.into_values());
+        let orphans: Vec<Op> = orphans.chain(life.ready.into_iter().map(|(_, op)| op)).collect();
+        for op in orphans {
+            context.reply(op, Ending::Unknown);
+        }
+        self.lose_power(context, life.number);
+    }
+
+    fn lose_power(&mut self, context: &mut Context, life: u64) {
+        let outcome = self.disk.power_cut();
+        self.engine.crash();
+        self.deferred.clear();
+        context.trace.note(context.now, self.id, "power cut", outcome.lost, outcome.kept + outcome.between);
+        let down = 5_000_000 + self.rng.below(context.options.faults.down_max.max(1));
+        context.queue.push(context.now + down, Event::Restart { node: self.id, life });
+    }
+
+    /// Something happens here, or will once the node goes on.
+    pub(super) fn happen(
+        &mut self,
+        context: &mut Context,
+        life: u64,
+        event: NodeEvent,
+    ) -> Result<(), Violation> {
+        if self.paused_until > context.now && self.life.is_some() {
+            self.deferred.push((life, event));
+            return Ok(());
+        }
+        let alive = self.life.as_ref().map(|life| life.number);
+        if alive.is_none() || (life != 0 && alive != Some(life)) {
+            if let (NodeEvent::Request { op }, None) = (&event, alive) {
+                context.reply(*op, Ending::Refused { at: 0 });
+            }
+            return Ok(());
+        }
+        match event {
+            NodeEvent::Tick => self.tick(context),
+            NodeEvent::Deliver { from, packets } => {
+                context.trace.note(context.now, self.id, "deliver", from, packets.len() as u64);
+                self.input(context, HostInput::Packets { from: NodeId(from), packets })
+            }
+            NodeEvent::LogDone => self.log_done(context),
+            NodeEvent::Apply => self.apply(context),
+            NodeEvent::CatchUp => self.catch_up(context),
+            NodeEvent::CheckpointDone => self.checkpoint_done(context),
+            NodeEvent::Request { op } => self.request(context, op),
+        }
+    }
+
+    /// The node goes on, if nothing else holds it.
+    pub(super) fn resume(&mut self, context: &mut Context) -> Result<(), Violation> {
+        if self.paused_until > context.now {
+            return Ok(());
+        }
+        for (life, event) in std::mem::take(&mut self.deferred) {
+            self.happen(context, life, event)?;
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, context: &mut Context, op: Op) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let Some(operation) = context.history.get(op) else { return Ok(()) };
+        match kv::encode(&operation.action) {
+            Some(payload) => {
+                let id = life.next_proposal(self.id);
+                life.waits.insert(id, op);
+                context.history.name(op, id);
+                let batch = vec![conclave_consensus::Proposal { id, payload }];
+                self.input(context, HostInput::Propose { group: GROUP, batch })
+            }
+            None => {
+                life.barriers += 1;
+                let id = ReadId(life.barriers);
+                life.barrier_of.insert(id, op);
+                self.input(context, HostInput::ReadBarrier { group: GROUP, id })
+            }
+        }
+    }
+
+    /// If this node leads, it is asked to hand over.
+    pub(super) fn hand_over(&mut self, context: &mut Context, heir: u64) -> Result<(), Violation> {
+        let Some(life) = self.life.as_mut().filter(|life| life.leads) else { return Ok(()) };
+        if self.paused_until > context.now {
+            return Ok(());
+        }
+        let id = life.next_proposal(self.id);
+        self.input(context, HostInput::Transfer { group: GROUP, id, to: NodeId(heir) })
+    }
+
+    fn tick(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let now = self.clock.read(context.now);
+        let Some(life) = &mut self.life else { return Ok(()) };
+        if life.tick_at <= context.now {
+            life.tick_at = SimTime::MAX;
+        }
+        if life.host.next_deadline().is_some_and(|at| at <= now) {
+            context.trace.note(context.now, self.id, "tick", 0, 0);
+            return self.input(context, HostInput::Tick);
+        }
+        self.arm(context);
+        Ok(())
+    }
+
+    /// Steps the host, at the time its clock shows now.
+    pub(super) fn input(&mut self, context: &mut Context, input: HostInput) -> Result<(), Violation> {
+        let now = self.clock.read(context.now);
+        let Some(life) = &mut self.life else { return Ok(()) };
+        life.host.step(now, input);
+        if life.host.next_deadline().is_some_and(|at| at <= now) {
+            life.host.step(now, HostInput::Tick);
+        }
+        self.drain(context)
+    }
+
+    /// Carries out what the host wants.
+    fn drain(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let mut effects = Vec::new();
+        if let Some(life) = &mut self.life {
+            life.host.drain(&mut effects);
+        }
+        let mut packets: BTreeMap<NodeId, Vec<Packet>> = BTreeMap::new();
+        for effect in effects {
+            if let HostEffect::Send { to, packet } = effect {
+                packets.entry(to).or_default().push(packet);
+            } else {
+                self.effect(context, effect)?;
+            }
+        }
+        for (to, packets) in packets {
+            self.send(context, to, packets);
+        }
+        self.arm(context);
+        self.start_log(context)?;
+        self.start_apply(context);
+        self.start_catch_up(context);
+        Ok(())
+    }
+
+    fn effect(&mut self, context: &mut Context, effect: HostEffect) -> Result<(), Violation> {
+        let node = NodeId(self.id);
+        let Some(life) = &mut self.life else { return Ok(()) };
+        match effect {
+            HostEffect::Send { .. } | HostEffect::Membership { .. } => {}
+            HostEffect::Log { ops, mark, then, .. } => {
+                for op in &ops {
+                    context.checks.logs.change(node, op)?;
+                }
+                life.logs.push_back(LogJob::Append { ops, mark, then });
+            }
+            HostEffect::Install { mark, meta, .. } => life.logs.push_back(LogJob::Install { mark, meta }),
+            HostEffect::Apply { entries, .. } => life.applies.push_back(ApplyJob::Entries(entries)),
+            HostEffect::ReadLog { id, range, bytes_max, .. } => {
+                life.catchups.push_back(CatchUpJob::ReadLog { id, range, bytes_max });
+            }
+            HostEffect::StorePiece { fetch, piece, generation, body, last, .. } => {
+                life.catchups.push_back(CatchUpJob::Store { fetch, piece, generation, body, last });
+            }
+            HostEffect::ServePiece { to, fetch, at_least, piece, .. } => {
+                life.catchups.push_back(CatchUpJob::Serve { to, fetch, at_least, piece });
+            }
+            HostEffect::Failed { id, why } => {
+                if let Some(op) = life.waits.remove(&id) {
+                    use conclave_replica::ProposeError::{Stopped, Unknown};
+                    let open = matches!(why, Unknown | Stopped);
+                    let ending = if open { Ending::Unknown } else { Ending::Refused { at: 0 } };
+                    context.reply(op, ending);
+                }
+            }
+            HostEffect::ReadReady { id, at, .. } => {
+                if let Some(op) = life.barrier_of.remove(&id) {
+                    life.ready.push((at, op));
+                    self.serve_reads(context)?;
+                }
+            }
+            HostEffect::ReadFailed { id, .. } => {
+                if let Some(op) = life.barrier_of.remove(&id) {
+                    context.reply(op, Ending::Refused { at: 0 });
+                }
+            }
+            HostEffect::Role { ballot, leader, serving, .. } => {
+                context.trace.note(context.now, self.id, "role", ballot.round, leader.map_or(0, |n| n.0));
+                life.ballot = ballot;
+                life.leads = leader == Some(node);
+                if life.leads {
+                    context.checks.elections.leads(node, ballot)?;
+                    if !serving {
+                        context.checks.completeness.leads(node, ballot, &context.checks.logs)?;
+                    }
+                }
+            }
+            HostEffect::Halt { why, .. } => {
+                let what = format!("node {} halts: {why}", self.id);
+                return Err(Violation::new("broken invariant of a core", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands packets to the links. Now and then each travels alone, so that they may overtake one another.
+    pub(super) fn send(&mut self, context: &mut Context, to: NodeId, packets: Vec<Packet>) {
+        let alone = context.options.network.reordering_ppm > 0 && !context.healed;
+        let mut lanes: Vec<Vec<Packet>> = Vec::new();
+        for packet in packets {
+            match lanes.last_mut().filter(|lane| !alone && lane[0].lane() == packet.lane()) {
+                Some(lane) => lane.push(packet),
+                None => lanes.push(vec![packet]),
+            }
+        }
+        for packets in lanes {
+            // A transport gives what it gives once. Engines bear more than that, and are made to.
+            let once = packets.iter().any(|p| matches!(p, Packet::Forward { .. } | Packet::Refused { .. }));
+            let [first, second] = context.net.route(context.now, self.id, to.0, packets[0].lane());
+            let mut arrive = |at: Option<SimTime>, packets: Vec<Packet>| {
+                if let Some(at) = at {
+                    let event = NodeEvent::Deliver { from: self.id, packets };
+                    context.queue.push(at, Event::At { node: to.0, life: 0, event });
+                }
+            };
+            if second.is_some() && !once {
+                arrive(second, packets.clone());
+            }
+            arrive(first, packets);
+        }
+    }
+
+    fn arm(&mut self, context: &mut Context) {
+        let Some(life) = &mut self.life else { return };
+        let Some(deadline) = life.host.next_deadline() else { return };
+        if deadline == Time(u64::MAX) {
+            return;
+        }
+        let at = self.clock.when(deadline).max(context.now + 1);
+        if at < life.tick_at {
+            life.tick_at = at;
+            let event = Event::At { node: self.id, life: life.number, event: NodeEvent::Tick };
+            context.queue.push(at, event);
+        }
+    }
+
+    /// How far its state is; `None` if it is down.
+    pub(super) fn state(&self) -> Option<State> {
+        let life = self.life.as_ref()?;
+        let revision = life.reader.revision();
+        let hash = life.reader.hash_kv(revision).map_or(0, |hash| u64::from(hash.hash));
+        Some(State { node: self.id, applied: life.applier.applied(), revision, hash })
+    }
+
+    /// Where it stands, for people.
+    pub(super) fn describe(&self) -> String {
+        let Some(life) = &self.life else { return format!("node {} is down", self.id) };
+        format!(
+            "node {}: applied {}, log {:?} busy {}, apply {:?} busy {}, catch-up {:?} busy {}, \
+             checkpoint {}, postponed {:?}, waits {}, barriers {}, ready {:?}, host due {:?} at {:?}, {:?}",
+            self.id,
+            life.applier.applied(),
+            life.logs,
+            life.log_busy.is_some(),
+            life.applies,
+            life.apply_busy,
+            life.catchups,
+            life.catchup_busy,
+            life.checkpoint.is_some(),
+            life.postponed,
+            life.waits.len(),
+            life.barrier_of.len(),
+            life.ready,
+            life.host.next_deadline(),
+            life.tick_at,
+            life.host.status(GROUP),
+        )
+    }
+
+    /// What it holds in `from..to`.
+    pub(super) fn read(&self, from: u32, to: u32) -> Result<Answer, Violation> {
+        let broken = |what: String| Violation::new("read", format!("node {}: {what}", self.id));
+        let Some(life) = &self.life else { return Err(broken("is down".to_owned())) };
+        let response = life.reader.range(&kv::range(from, to)).map_err(|error| broken(error.to_string()))?;
+        kv::answer_of(&response).map_err(broken)
+    }
+}
+
+impl Life {
+    fn next_proposal(&mut self, node: u64) -> ProposalId {
+        self.proposals += 1;
+        ProposalId::new(NodeId(node), self.epoch, self.proposals)
+    }
+}

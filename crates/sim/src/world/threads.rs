@@ -1,0 +1,328 @@
+//! What a node's threads do for its host: append and sync, apply, write checkpoints, read back, send and take snapshots.
+//!
+//! Each thread of the real shell is here a queue and an event: work that was queued when the event comes is done at once, and what it
+//! leads to is fed to the host. The order of steps is the shell's: see `conclave_replica`'s log, apply and catch-up threads.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use conclave_consensus::{
+    Config, Entry, Kind, LogOp, LogReadId, Mark, NodeId, Slot, SlotRange, SnapshotMeta,
+};
+use conclave_replica::{HostInput, SnapshotServer};
+use conclave_storage::{LogError, LogStore, Replies, SnapshotSink, StateError};
+use conclave_transport::Packet;
+
+use super::{
+    Context, kv,
+    node::{GROUP, Node},
+    queue::{Event, NodeEvent},
+};
+use crate::{check::Violation, history::Ending, options::Mutant};
+
+/// Work for the log.
+#[derive(Debug)]
+pub(super) enum LogJob {
+    Append { ops: Vec<LogOp>, mark: Option<Mark>, then: Vec<(NodeId, Packet)> },
+    Install { mark: Mark, meta: SnapshotMeta },
+}
+
+/// What a sync completes.
+#[derive(Debug, Default)]
+pub(super) struct LogBatch {
+    mark: Option<Mark>,
+    packets: BTreeMap<NodeId, Vec<Packet>>,
+    installs: Vec<(Mark, SnapshotMeta)>,
+}
+
+/// Work for the state machine.
+#[derive(Debug)]
+pub(super) enum ApplyJob {
+    Entries(Vec<Entry>),
+    Install { mark: Mark, meta: SnapshotMeta },
+}
+
+/// Work beside.
+#[derive(Debug)]
+pub(super) enum CatchUpJob {
+    ReadLog { id: LogReadId, range: SlotRange, bytes_max: u32 },
+    Store { fetch: u64, piece: u64, generation: u64, body: Bytes, last: bool },
+    Serve { to: NodeId, fetch: u64, at_least: Slot, piece: u64 },
+}
+
+impl Node {
+    fn later(&self, context: &mut Context, mean: u64, event: NodeEvent) {
+        let Some(life) = &self.life else { return };
+        let at = context.now + context.latency(mean);
+        context.queue.push(at, Event::At { node: self.id, life: life.number, event });
+    }
+
+    /// A failed log is a crash if the power went inside it, else something that must not be.
+    fn log_failed(&mut self, context: &mut Context, error: &LogError) -> Result<(), Violation> {
+        if self.disk.is_dead() {
+            context.counters.disk_crashes += 1;
+            self.crash(context);
+            return Ok(());
+        }
+        Err(Violation::new("log", format!("node {}: {error}", self.id)))
+    }
+
+    /// Appends everything that waits, and begins the sync if something depends on it.
+    pub(super) fn start_log(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        if life.log_busy.is_some() || life.logs.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Vec::new();
+        let mut done = LogBatch::default();
+        for job in life.logs.drain(..) {
+            match job {
+                LogJob::Append { ops, mark, then } => {
+                    batch.push((GROUP, ops));
+                    done.mark = mark.or(done.mark);
+                    for (to, packet) in then {
+                        done.packets.entry(to).or_default().push(packet);
+                    }
+                }
+                LogJob::Install { mark, meta } => {
+                    context.checks.logs.change(NodeId(self.id), &LogOp::Reset(meta.clone()))?;
+                    batch.push((GROUP, vec![LogOp::Reset(meta.clone())]));
+                    done.installs.push((mark, meta));
+                }
+            }
+        }
+        if let Err(error) = life.log.append(&batch) {
+            return self.log_failed(context, &error);
+        }
+        if done.mark.is_some() || !done.installs.is_empty() {
+            life.log_busy = Some(done);
+            let node = &context.options.node;
+            let mean =
+                if context.rng.chance(node.stall_ppm) { context.options.node.stall } else { node.sync };
+            self.later(context, mean, NodeEvent::LogDone);
+        }
+        Ok(())
+    }
+
+    pub(super) fn log_done(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let Some(done) = life.log_busy.take() else { return Ok(()) };
+        if let Err(error) = life.log.sync() {
+            return self.log_failed(context, &error);
+        }
+        context.trace.note(context.now, self.id, "synced", done.mark.map_or(0, |mark| mark.sequence), 0);
+        for (mark, meta) in done.installs {
+            life.applies.push_back(ApplyJob::Install { mark, meta });
+        }
+        for (to, packets) in done.packets {
+            self.send(context, to, packets);
+        }
+        if let Some(mark) = done.mark {
+            self.input(context, HostInput::Logged { group: GROUP, mark })?;
+        }
+        self.start_log(context)?;
+        self.start_apply(context);
+        Ok(())
+    }
+
+    pub(super) fn start_apply(&mut self, context: &mut Context) {
+        let Some(life) = &mut self.life else { return };
+        if !life.apply_busy && !life.applies.is_empty() {
+            life.apply_busy = true;
+            let mean = context.options.node.apply;
+            self.later(context, mean, NodeEvent::Apply);
+        }
+    }
+
+    pub(super) fn apply(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        life.apply_busy = false;
+        for job in std::mem::take(&mut life.applies) {
+            match job {
+                ApplyJob::Entries(entries) => self.apply_entries(context, &entries)?,
+                ApplyJob::Install { mark, meta } => {
+                    let Some(life) = &mut self.life else { return Ok(()) };
+                    if life.applier.is_checkpointing() {
+                        life.postponed = Some((mark, meta));
+                    } else {
+                        self.install(context, mark, &meta)?;
+                    }
+                }
+            }
+        }
+        self.start_apply(context);
+        Ok(())
+    }
+
+    fn apply_entries(&mut self, context: &mut Context, entries: &[Entry]) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        for entry in entries {
+            if context.checks.machines.apply(NodeId(self.id), entry)? {
+                let kept = crate::check::MirrorEntry::of(entry);
+                context.checks.completeness.committed(entry.slot, kept, life.ballot);
+            }
+        }
+        let mut replies = Replies::new();
+        life.applier.apply(entries, &|id| life.waits.contains_key(&id), &mut replies);
+        for entry in entries {
+            (life.position.slot, life.position.ballot) = (entry.slot, entry.ballot);
+            if let (Kind::Config, Ok(config)) = (entry.kind, Config::decode(&entry.payload)) {
+                life.position.config = config;
+            }
+        }
+        let slot = life.applier.applied();
+        let revision = life.reader.revision();
+        context.trace.note(context.now, self.id, "applied", slot.0, revision as u64);
+        context.checks.monotony.at(self.id, revision)?;
+        for (id, reply) in replies {
+            let Some(op) = life.waits.remove(&id) else { continue };
+            let Some(operation) = context.history.get(op) else { continue };
+            let answer = kv::decode(&operation.action, reply)
+                .map_err(|what| Violation::new("reply", format!("operation {op}: {what}")))?;
+            context.reply(op, Ending::Answered { at: 0, answer });
+        }
+        self.serve_reads(context)?;
+        self.input(context, HostInput::Applied { group: GROUP, slot })?;
+        self.start_checkpoint(context)
+    }
+
+    fn start_checkpoint(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let Some(job) = life.applier.checkpoint_if_due() else { return Ok(()) };
+        life.checkpoint = Some(job);
+        let meta = life.position.clone();
+        let mean = context.options.node.checkpoint;
+        self.later(context, mean, NodeEvent::CheckpointDone);
+        if context.options.mutant == Some(Mutant::CutBeforeState) {
+            return self.input(context, HostInput::Checkpointed { group: GROUP, meta });
+        }
+        Ok(())
+    }
+
+    pub(super) fn checkpoint_done(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let Some(job) = life.checkpoint.take() else { return Ok(()) };
+        job.run().map_err(|error| self.state_failed(&error))?;
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let Some(meta) = life.applier.checkpointed() else { return Ok(()) };
+        context.counters.checkpoints += 1;
+        context.trace.note(context.now, self.id, "checkpoint", meta.slot.0, 0);
+        match life.postponed.take() {
+            Some((mark, meta)) => self.install(context, mark, &meta),
+            None => self.input(context, HostInput::Checkpointed { group: GROUP, meta }),
+        }
+    }
+
+    fn install(&mut self, context: &mut Context, mark: Mark, meta: &SnapshotMeta) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        life.applier.install(meta).map_err(|error| {
+            Violation::new("state", format!("node {} cannot install slot {}: {error}", self.id, meta.slot))
+        })?;
+        life.position = meta.clone();
+        context.counters.snapshots += 1;
+        context.trace.note(context.now, self.id, "installed", meta.slot.0, meta.generation);
+        context.checks.machines.restored(NodeId(self.id), meta.slot, meta.ballot)?;
+        context.checks.monotony.at(self.id, life.reader.revision())?;
+        self.serve_reads(context)?;
+        self.input(context, HostInput::Installed { group: GROUP, mark })
+    }
+
+    fn state_failed(&self, error: &StateError) -> Violation {
+        Violation::new("state", format!("node {}: {error}", self.id))
+    }
+
+    /// Answers the confirmed reads whose slot the state has reached.
+    pub(super) fn serve_reads(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let applied = life.applier.applied();
+        let mut due = Vec::new();
+        life.ready.retain(|(at, op)| {
+            let wait = *at > applied;
+            if !wait {
+                due.push(*op);
+            }
+            wait
+        });
+        for op in due {
+            let Some(crate::history::Action::Read { from, to }) =
+                context.history.get(op).map(|operation| operation.action.clone())
+            else {
+                continue;
+            };
+            let answer = self.read(from, to)?;
+            context.reply(op, Ending::Answered { at: 0, answer });
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_catch_up(&mut self, context: &mut Context) {
+        let Some(life) = &mut self.life else { return };
+        if !life.catchup_busy && !life.catchups.is_empty() {
+            life.catchup_busy = true;
+            let mean = context.options.node.read;
+            self.later(context, mean, NodeEvent::CatchUp);
+        }
+    }
+
+    pub(super) fn catch_up(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        life.catchup_busy = false;
+        for job in std::mem::take(&mut life.catchups) {
+            let Some(life) = &mut self.life else { return Ok(()) };
+            match job {
+                CatchUpJob::ReadLog { id, range, bytes_max } => {
+                    match life.log.read(GROUP, range, bytes_max as usize) {
+                        Ok(result) => self.input(context, HostInput::LogRead { group: GROUP, id, result })?,
+                        Err(error) => self.log_failed(context, &error)?,
+                    }
+                }
+                CatchUpJob::Store { fetch, piece, generation, body, last } => {
+                    let stored = self.store(fetch, piece, generation, body, last);
+                    let input = stored.unwrap_or_else(|_| {
+                        if let Some(life) = &mut self.life {
+                            life.sink = None;
+                        }
+                        HostInput::SnapshotBroken { group: GROUP, fetch }
+                    });
+                    self.input(context, input)?;
+                }
+                CatchUpJob::Serve { to, fetch, at_least, piece } => {
+                    let (applier, server): (_, &mut SnapshotServer) = (&life.applier, &mut life.server);
+                    let served = server.piece(to, fetch, at_least, piece, &mut || applier.snapshot());
+                    let (body, last) = served.map_err(|error| self.state_failed(&error))?;
+                    let packet = Packet::SnapshotPiece { group: GROUP, fetch, piece, body, last };
+                    self.send(context, to, vec![packet]);
+                }
+            }
+        }
+        self.start_catch_up(context);
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        fetch: u64,
+        piece: u64,
+        generation: u64,
+        body: Bytes,
+        last: bool,
+    ) -> Result<HostInput, StateError> {
+        let broken = Ok(HostInput::SnapshotBroken { group: GROUP, fetch });
+        let Some(life) = &mut self.life else { return broken };
+        if piece == 0 {
+            // Dropped before the next is begun: an unfinished sink leaves nothing.
+            life.sink = None;
+            life.sink = Some((fetch, life.applier.receive(generation)?));
+        }
+        let Some((of, mut sink)) = life.sink.take() else { return broken };
+        if of != fetch {
+            return broken;
+        }
+        SnapshotSink::piece(sink.as_mut(), body)?;
+        if last {
+            return Ok(HostInput::SnapshotStored { group: GROUP, fetch, meta: sink.finish()? });
+        }
+        life.sink = Some((fetch, sink));
+        Ok(HostInput::PieceStored { group: GROUP, fetch })
+    }
+}
