@@ -17,7 +17,7 @@ use conclave_storage::{Disk, LogStore, RealDisk, Wal, WalOptions};
 
 const ENTRY_BYTES: usize = 256;
 const FILE_BYTES: u64 = 64 << 20;
-const TURNS: u32 = 4;
+const TURNS: u32 = 50;
 /// Entries kept behind the last, in batches: the rest is cut, as a node does.
 const KEPT_BATCHES: u64 = 4;
 /// Entries in a batch until the log is in its stride.
@@ -35,16 +35,23 @@ fn main() -> Result<(), Failure> {
     for batch_bytes in [4 << 10, 64 << 10] {
         let mut raw = Raw::create(&directory.path().join(format!("raw-{batch_bytes}")), batch_bytes)?;
         let mut log = Log::create(&directory.path().join(format!("log-{batch_bytes}")), batch_bytes)?;
-        let (mut raw_rate, mut log_rate) = (0.0, 0.0);
+        let mut turns = Vec::new();
         for _ in 0..TURNS {
-            raw_rate += rate(turn, || raw.step())?;
-            log_rate += rate(turn, || log.step())?;
+            turns.push((rate(turn, || raw.step())?, rate(turn, || log.step())?));
         }
-        let (raw_rate, log_rate) = (raw_rate / f64::from(TURNS), log_rate / f64::from(TURNS));
-        let ratio = log_rate / raw_rate;
+        let raw_rate = median(turns.iter().map(|(raw, _)| *raw));
+        let log_rate = median(turns.iter().map(|(_, log)| *log));
+        let ratio = median(turns.iter().map(|(raw, log)| log / raw));
         println!("{:>6} KiB {raw_rate:>14.0} {log_rate:>14.0} {:>7.1}%", batch_bytes >> 10, ratio * 100.0);
     }
     Ok(())
+}
+
+/// What one neighbour's burst of writing does not move.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Steps a second for as long as a turn lasts.
