@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dispatch::Dispatch;
+use super::streams::Streams;
 use super::{DRAIN_LIMIT, Offer};
 use crate::config::Config;
 use crate::service::Serving;
@@ -35,24 +36,44 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How connections are served.
 #[derive(Clone)]
 pub(super) struct Connections {
-    http: Arc<auto::Builder<TokioExecutor>>,
+    options: Options,
     serving: Arc<Serving>,
 }
 
-impl Connections {
-    pub(super) fn new(config: &Config, dispatch: &Dispatch) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new());
+/// The part of the configuration that a connection needs.
+#[derive(Clone, Copy)]
+struct Options {
+    max_concurrent_streams: u32,
+    keepalive_interval: Option<Duration>,
+    keepalive_timeout: Duration,
+}
+
+impl Options {
+    /// HTTP of either version, with streams run by `streams`.
+    fn http(self, streams: Streams) -> auto::Builder<Streams> {
+        let mut http = auto::Builder::new(streams);
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         http.http2()
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(config.max_concurrent_streams)
-            .keep_alive_interval(config.grpc_keepalive_interval)
-            .keep_alive_timeout(config.grpc_keepalive_timeout)
+            .max_concurrent_streams(self.max_concurrent_streams)
+            .keep_alive_interval(self.keepalive_interval)
+            .keep_alive_timeout(self.keepalive_timeout)
             // gRPC has no use for the date, and formatting it shows in profiles.
             .auto_date_header(false);
-        Self { http: Arc::new(http), serving: dispatch.serving() }
+        http
+    }
+}
+
+impl Connections {
+    pub(super) fn new(config: &Config, dispatch: &Dispatch) -> Self {
+        let options = Options {
+            max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_interval: config.grpc_keepalive_interval,
+            keepalive_timeout: config.grpc_keepalive_timeout,
+        };
+        Self { options, serving: dispatch.serving() }
     }
 
     /// Serves a listener until the node stops, then waits for its connections.
@@ -95,12 +116,15 @@ impl Connections {
             return;
         }
         let io = TokioIo::new(Metered { stream, serving: self.serving.clone() });
-        let mut connection = pin!(self.http.serve_connection(io, dispatch));
+        let streams = Streams::default();
+        let http = self.options.http(streams.clone());
+        let mut connection = pin!(http.serve_connection(io, dispatch));
+        let mut streams = streams.running();
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = streams.drive(connection.as_mut()) => ended,
             () = stopped(&mut stopping) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                streams.drive(connection.as_mut()).await
             }
         };
         if let Err(error) = ended {

@@ -2,7 +2,7 @@
 //!
 //! One port speaks gRPC over HTTP/2 without TLS and HTTP/1.1; a connection's first bytes tell which. What is neither
 //! is closed. A request goes from its connection straight to the generated server of its service: no router, no
-//! middleware, no task but the one that HTTP/2 starts a stream with.
+//! middleware, no task of its own.
 //!
 //! Bounds: a connection has at most `max_concurrent_streams` requests under way and windows of a fixed size; a
 //! request waits at most the configured timeout; a stop waits at most [`DRAIN_LIMIT`] for what is under way.
@@ -11,6 +11,7 @@ mod connection;
 mod dispatch;
 mod endpoints;
 mod exposition;
+mod streams;
 
 use std::io;
 use std::net::SocketAddr;
