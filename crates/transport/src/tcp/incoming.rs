@@ -11,7 +11,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{Alive, Shared};
 use crate::{
@@ -29,11 +29,11 @@ const GROW_BYTES: usize = 1 << 20;
 
 /// Accepts connections until told to stop.
 pub(super) async fn listen(
+    alive: Alive,
     shared: Arc<Shared>,
     listener: TcpListener,
     inbound: Arc<dyn Inbound>,
     mut stop: watch::Receiver<bool>,
-    alive: Alive,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -51,7 +51,7 @@ pub(super) async fn listen(
                     continue;
                 };
                 let visit = Visit { shared: Arc::clone(&shared), from, inbound: Arc::clone(&inbound) };
-                tokio::spawn(serve(visit, connection, stop.clone(), place, alive.clone()));
+                tokio::spawn(serve(alive.clone(), visit, connection, stop.clone(), place));
             }
             Err(error) => {
                 // Out of descriptors or the like: others must end before it can go on.
@@ -85,11 +85,11 @@ enum Ended {
 }
 
 async fn serve(
+    _alive: Alive,
     visit: Visit,
     connection: TcpStream,
     mut stop: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
-    _alive: Alive,
 ) {
     let shared = Arc::clone(&visit.shared);
     let ended = tokio::select! {
@@ -133,6 +133,14 @@ impl Visit {
             peer.heard_of();
         }
         let (number, seat) = self.shared.seats.claim(node, lane);
+        if seat.turn.try_lock().is_err()
+            && let Some(left_out) = self.shared.notices.admit("taken over")
+        {
+            info!(
+                from = %self.from, peer = %format_args!("{:x}", node.0), %lane, left_out,
+                "a new connection of a peer takes over; if this goes on, two nodes have the same id"
+            );
+        }
         let mut taken = seat.taken.subscribe();
         // The one who sat here stops first, or its last packets would come after our first.
         let turn = seat.turn.lock().await;

@@ -146,7 +146,7 @@ impl Shared {
     }
 }
 
-/// Held by every task; when all are gone, all tasks have ended.
+/// Held by every task as its first argument, which is dropped last; when all are gone, so is all that tasks held.
 type Alive = mpsc::Sender<()>;
 
 /// [`Transport`] over TCP. Every method may be called from any thread.
@@ -219,7 +219,7 @@ impl TcpTransport {
         for listener in std::mem::take(&mut *self.listeners.lock()) {
             let Some(alive) = self.alive.lock().clone() else { return };
             let (shared, stop) = (Arc::clone(&self.shared), self.stop.subscribe());
-            self.runtime.spawn(incoming::listen(shared, listener, Arc::clone(&inbound), stop, alive));
+            self.runtime.spawn(incoming::listen(alive, shared, listener, Arc::clone(&inbound), stop));
         }
     }
 
@@ -239,7 +239,7 @@ impl TcpTransport {
         let peer = Arc::new(Peer::new(node, address, &self.shared.options));
         for lane in Lane::ALL {
             let (shared, peer) = (Arc::clone(&self.shared), Arc::clone(&peer));
-            self.runtime.spawn(outgoing::run(shared, peer, lane, alive.clone()));
+            self.runtime.spawn(outgoing::run(alive.clone(), shared, peer, lane));
         }
         peers.insert(node, peer);
     }

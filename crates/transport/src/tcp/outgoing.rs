@@ -185,7 +185,7 @@ impl Link {
 }
 
 /// Keeps a lane to a peer connected and written to, until the peer is no peer any more.
-pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane, _alive: Alive) {
+pub(super) async fn run(_alive: Alive, shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
     let (link, options) = (peer.link(lane), &shared.options);
     let mut address = peer.address.subscribe();
     let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
