@@ -39,6 +39,7 @@ pub mod command;
 mod hash;
 mod head;
 mod interval;
+mod keymap;
 mod layout;
 mod machine;
 mod pages;

@@ -1,8 +1,7 @@
 //! What readers and the apply thread share: the map of newest generations, the head, and the store's numbers.
 
 use std::{
-    collections::BTreeMap,
-    ops::Bound,
+    ops::{Bound, ControlFlow},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +16,7 @@ use prost::Message;
 use crate::{
     head::{Head, HeadEntry, NOWHERE},
     interval::Interval,
+    keymap::KeyMap,
     layout::{self, FORMAT, INDEX, Numbers},
 };
 
@@ -65,7 +65,7 @@ pub(crate) enum Seen<'a> {
 /// Everything under the lock.
 #[derive(Debug)]
 pub(crate) struct State {
-    keys: BTreeMap<Box<[u8]>, Newest>,
+    keys: KeyMap<Newest>,
     pub(crate) head: Head,
     /// Bytes of values in the map whose generations have retired from the head, and how many there may be.
     cached_bytes: usize,
@@ -111,7 +111,7 @@ impl State {
         };
         let mut failure = None;
         let pairs = store.scan(Bound::Included(&[INDEX]), Bound::Excluded(&[INDEX + 1]), false);
-        let keys: BTreeMap<_, _> = pairs
+        let keys: KeyMap<Newest> = pairs
             .map_while(|pair| {
                 let newest = pair.and_then(|(key, value)| {
                     let numbers = layout::read_index(&value)?;
@@ -173,7 +173,7 @@ impl State {
         } else {
             self.live_keys += 1;
             let position = self.head.push(entry(created, NOWHERE));
-            self.keys.insert(key.into(), Newest { numbers: created, position, payload: Some(payload) });
+            self.keys.insert(key, Newest { numbers: created, position, payload: Some(payload) });
         }
     }
 
@@ -199,20 +199,22 @@ impl State {
         keys_max: usize,
     ) -> (i64, Option<Box<[u8]>>) {
         let Some(bounds) = interval.bounds() else { return (0, None) };
-        let mut deleted = 0;
+        let (mut deleted, mut looked_at) = (0, 0);
         let mut resume = None;
-        for (seen, (key, newest)) in self.keys.range_mut::<[u8], _>(bounds).enumerate() {
-            if seen == keys_max {
-                resume = Some(key.clone());
-                break;
+        self.keys.visit_mut(bounds, |key, newest| {
+            if looked_at == keys_max {
+                resume = Some(key.into());
+                return ControlFlow::Break(());
             }
+            looked_at += 1;
             if !newest.numbers.is_deletion() {
                 self.cached_bytes -= newest.cached_bytes(&self.head);
                 delete(&mut self.head, key, newest, revision, *index);
                 *index += 1;
                 deleted += 1;
             }
-        }
+            ControlFlow::Continue(())
+        });
         if deleted > 0 {
             self.live_keys -= deleted as u64;
             self.last_deletion = self.last_deletion.max(revision);
@@ -228,15 +230,8 @@ impl State {
     }
 
     /// The keys of a range that are in the map, deleted ones included.
-    pub(crate) fn range<'a>(
-        &'a self,
-        interval: &'a Interval,
-    ) -> impl Iterator<Item = (&'a [u8], &'a Newest)> + use<'a> {
-        interval
-            .bounds()
-            .into_iter()
-            .flat_map(|bounds| self.keys.range::<[u8], _>(bounds))
-            .map(|(key, newest)| (key.as_ref(), newest))
+    pub(crate) fn range(&self, interval: &Interval) -> impl Iterator<Item = (&[u8], &Newest)> {
+        interval.bounds().into_iter().flat_map(|bounds| self.keys.range(bounds))
     }
 
     /// One key of the map.
@@ -283,20 +278,21 @@ impl State {
     ///
     /// That is a random choice among the values that were not written lately. An order by age would cost a search of the map for each.
     fn evict(&mut self) {
-        let from: Bound<&[u8]> = Bound::Included(&self.evict_from);
         let mut stopped_at = None;
-        for (looked_at, (key, newest)) in self.keys.range_mut::<[u8], _>((from, Bound::Unbounded)).enumerate()
-        {
+        let mut looked_at = 0;
+        self.keys.visit_mut((Bound::Included(&self.evict_from), Bound::Unbounded), |key, newest| {
             if looked_at == EVICT_KEYS_MAX || self.cached_bytes <= self.cached_bytes_max {
-                stopped_at = Some(key.clone());
-                break;
+                stopped_at = Some(key.into());
+                return ControlFlow::Break(());
             }
+            looked_at += 1;
             let cached_bytes = newest.cached_bytes(&self.head);
             if cached_bytes > 0 {
                 self.cached_bytes -= cached_bytes;
                 newest.payload = None;
             }
-        }
+            ControlFlow::Continue(())
+        });
         self.evict_from = stopped_at.unwrap_or_default();
     }
 
