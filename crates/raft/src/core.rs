@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use conclave_consensus::{
-    Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message, Progress,
-    ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message,
+    Progress, ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 
 use crate::{
@@ -166,8 +166,8 @@ impl Raft {
             }
             if entry.kind == Kind::Config {
                 let slot = entry.slot;
-                let config =
-                    Config::decode(&entry.payload).map_err(|source| BootError::Membership { slot, source })?;
+                let config = Config::decode(&entry.payload)
+                    .map_err(|source| BootError::Membership { slot, source })?;
                 members.append(slot, config);
             }
             uncommitted_bytes += entry.size_bytes();
@@ -258,7 +258,8 @@ impl Raft {
             self.outbox.push(Effect::Membership { config, at: entry.slot, committed: false });
         }
         self.uncommitted_bytes += entry.size_bytes();
-        self.outbox.put(entry.clone());
+        let ballot = self.ballot();
+        self.outbox.put(entry.clone(), ballot, self.now);
         self.log.append(entry);
     }
 

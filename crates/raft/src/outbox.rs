@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use conclave_consensus::{Ballot, Effect, Entry, LogOp, Mark, Message, Slot, Time};
 
+/// A batch that holds this much is closed before the next entry: a log writes a batch atomically and bounds its size.
+const BATCH_BYTES: usize = 8 << 20;
+
 #[derive(Debug)]
 struct Outstanding {
     mark: Mark,
@@ -22,6 +25,8 @@ pub(crate) struct Outbox {
     effects: Vec<Effect>,
     meta: Option<Bytes>,
     ops: Vec<LogOp>,
+    /// The entries among them.
+    bytes: usize,
     then: Vec<Message>,
     /// The last slot of the batch that gathers.
     upto: Slot,
@@ -44,7 +49,11 @@ impl Outbox {
 
     /// Sends once everything written so far is durable.
     pub(crate) fn promise(&mut self, message: Message) {
-        if self.gathers() || !self.outstanding.is_empty() { self.then.push(message) } else { self.send(message) }
+        if self.gathers() || !self.outstanding.is_empty() {
+            self.then.push(message)
+        } else {
+            self.send(message)
+        }
     }
 
     /// Sends once the term and vote written last are durable.
@@ -59,7 +68,12 @@ impl Outbox {
         self.meta_in
     }
 
-    pub(crate) fn put(&mut self, entry: Entry) {
+    /// Adds an entry to the batch; if that has no room for it, to the next one.
+    pub(crate) fn put(&mut self, entry: Entry, ballot: Ballot, now: Time) {
+        if self.bytes > 0 && self.bytes + entry.size_bytes() > BATCH_BYTES {
+            self.flush(ballot, now);
+        }
+        self.bytes += entry.size_bytes();
         self.upto = entry.slot;
         self.ops.push(LogOp::Put(entry));
     }
@@ -88,6 +102,7 @@ impl Outbox {
             return;
         }
         let mark = self.next_mark(ballot);
+        self.bytes = 0;
         let mut ops = std::mem::take(&mut self.ops);
         if let Some(meta) = self.meta.take() {
             // The batch is atomic, so its last record stands for all of them, wherever it stands in it.
@@ -122,5 +137,41 @@ impl Outbox {
 
     pub(crate) fn drain(&mut self, out: &mut Vec<Effect>) {
         if out.is_empty() { std::mem::swap(out, &mut self.effects) } else { out.append(&mut self.effects) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_consensus::{Kind, ProposalId};
+
+    use super::*;
+
+    #[test]
+    fn a_batch_is_bounded_and_its_promises_wait_for_the_last_part() {
+        let mut outbox = Outbox::default();
+        let payload = Bytes::from(vec![0; BATCH_BYTES / 2]);
+        for slot in 1..=4 {
+            let entry = Entry {
+                slot: Slot(slot),
+                ballot: Ballot::term(1),
+                kind: Kind::Command,
+                id: ProposalId::NONE,
+                payload: payload.clone(),
+            };
+            outbox.put(entry, Ballot::term(1), Time(0));
+        }
+        outbox.flush(Ballot::term(1), Time(0));
+        let mut effects = Vec::new();
+        outbox.drain(&mut effects);
+        let marks: Vec<Mark> = effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Persist { mark, ops, .. } if ops.len() == 1 => *mark,
+                other => panic!("expected a batch of one entry, got {other:?}"),
+            })
+            .collect();
+        assert_eq!(marks.len(), 4);
+        assert_eq!(outbox.complete(marks[1]), Some(Slot(2)));
+        assert_eq!(outbox.complete(marks[3]), Some(Slot(4)));
     }
 }

@@ -45,6 +45,9 @@ pub(crate) struct Peer {
     pub(crate) overdue: bool,
     /// A read of the log for it, and the slot it began at.
     pub(crate) read: Option<(LogReadId, Slot)>,
+    /// Where the log began when the follower was sent for a snapshot: from there on it is kept, or a snapshot on its way would be out of
+    /// date when it arrives, and the next one too.
+    pub(crate) awaits: Slot,
     /// The ballot of a slot that is no longer in memory.
     pub(crate) known: Option<(Slot, Ballot)>,
     /// The last slot and the bytes of each message that is not acknowledged.
@@ -64,6 +67,7 @@ impl Peer {
             poke: false,
             overdue: false,
             read: None,
+            awaits: Slot(0),
             known: None,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
@@ -96,8 +100,8 @@ impl Peer {
         }
     }
 
-    /// It holds everything up to `matched`; the log begins at `first`. Says whether that is news.
-    pub(crate) fn accepted(&mut self, matched: Slot, first: Slot) -> bool {
+    /// It holds everything up to `matched`; the log can follow on `floor`. Says whether that is news.
+    pub(crate) fn accepted(&mut self, matched: Slot, floor: Slot) -> bool {
         let news = matched > self.matched;
         self.overdue = false;
         self.matched = self.matched.max(matched);
@@ -106,7 +110,7 @@ impl Peer {
         }
         match self.mode {
             Mode::Replicate => self.next = self.next.max(self.matched.next()),
-            Mode::Snapshot if self.matched.next() < first => {}
+            Mode::Snapshot if self.matched < floor => {}
             Mode::Probe { .. } | Mode::Snapshot => {
                 self.enter(Mode::Replicate);
                 self.next = self.matched.next();
@@ -129,6 +133,21 @@ impl Peer {
         self.next = next.max(self.matched.next());
     }
 
+    /// The lowest slot that the follower may still ask for of a log that begins at `first`.
+    pub(crate) fn needs(&self, first: Slot) -> Slot {
+        match self.mode {
+            // What it awaits may be gone, if it took longer than the log is kept for anyone.
+            Mode::Snapshot => self.awaits.max(first),
+            Mode::Probe { .. } | Mode::Replicate => self.matched.next(),
+        }
+    }
+
+    /// It is sent for a snapshot; the log begins at `first`.
+    pub(crate) fn await_snapshot(&mut self, first: Slot) {
+        self.enter(Mode::Snapshot);
+        self.awaits = first;
+    }
+
     pub(crate) fn enter(&mut self, mode: Mode) {
         self.mode = mode;
         self.read = None;
@@ -144,11 +163,11 @@ mod tests {
     #[test]
     fn inflight_is_bounded_in_messages_and_in_bytes() {
         let mut peer = Peer::new(Slot(1), Time(0));
-        assert!(peer.accepted(Slot(0), Slot(1)) || peer.mode == Mode::Replicate);
+        assert!(peer.accepted(Slot(0), Slot(0)) || peer.mode == Mode::Replicate);
         peer.sent(Slot(4), 100);
         peer.sent(Slot(8), 100);
         assert!(!peer.may_send(2, 1_000) && !peer.may_send(9, 200) && peer.may_send(3, 201));
-        peer.accepted(Slot(4), Slot(1));
+        peer.accepted(Slot(4), Slot(0));
         assert!(peer.may_send(2, 1_000));
         assert_eq!((peer.matched, peer.next), (Slot(4), Slot(9)));
     }
@@ -157,17 +176,18 @@ mod tests {
     fn late_rejections_are_no_news() {
         let mut peer = Peer::new(Slot(5), Time(0));
         assert!(peer.is_news(Slot(4)) && !peer.is_news(Slot(3)));
-        peer.accepted(Slot(4), Slot(1));
+        peer.accepted(Slot(4), Slot(0));
         assert!(!peer.is_news(Slot(4)));
     }
 
     #[test]
     fn a_follower_leaves_the_snapshot_only_where_the_log_can_follow_on() {
         let mut peer = Peer::new(Slot(5), Time(0));
-        peer.enter(Mode::Snapshot);
-        peer.accepted(Slot(3), Slot(10));
+        peer.await_snapshot(Slot(10));
+        assert_eq!((peer.needs(Slot(10)), peer.needs(Slot(12))), (Slot(10), Slot(12)));
+        peer.accepted(Slot(3), Slot(9));
         assert_eq!(peer.mode, Mode::Snapshot);
-        peer.accepted(Slot(9), Slot(10));
+        peer.accepted(Slot(9), Slot(9));
         assert_eq!((peer.mode, peer.next), (Mode::Replicate, Slot(10)));
     }
 }

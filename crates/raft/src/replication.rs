@@ -45,7 +45,7 @@ impl Raft {
                     return;
                 }
                 Next::Snapshot => {
-                    peer.enter(Mode::Snapshot);
+                    peer.await_snapshot(self.log.first());
                     self.offer_snapshot(to);
                     return;
                 }
@@ -77,6 +77,14 @@ impl Raft {
         let snapshot = (slot == self.state.slot).then_some(self.state.ballot);
         let read = peer.known.and_then(|(at, ballot)| (at == slot).then_some(ballot));
         self.log.ballot_at(slot).or(snapshot).or(read)
+    }
+
+    /// The lowest slot on which the log can follow: what a follower must hold, or a snapshot contain. Its term must be known too,
+    /// and of a slot that was cut it may not be.
+    fn floor(&self) -> Slot {
+        let cut = self.log.first().before();
+        let known = self.log.ballot_at(cut).is_some() || cut == self.state.slot;
+        if known { cut } else { self.log.first() }
     }
 
     fn next_for(&self, peer: &Peer) -> Next {
@@ -132,7 +140,7 @@ impl Raft {
         let mut entries = match result {
             LogSlice::Entries(entries) => entries,
             LogSlice::Compacted => {
-                peer.enter(Mode::Snapshot);
+                peer.await_snapshot(self.log.first());
                 self.offer_snapshot(to);
                 return Ok(());
             }
@@ -192,7 +200,8 @@ impl Raft {
 
     fn reject(&mut self, leader: ReplicaId, prev: Slot, prev_ballot: Ballot) {
         // Skips every entry of a term that the leader's log cannot have here (end of section 5.3).
-        let hint = self.log.last_at_most(prev.before(), prev_ballot).unwrap_or(self.committed).max(self.committed);
+        let hint =
+            self.log.last_at_most(prev.before(), prev_ballot).unwrap_or(self.committed).max(self.committed);
         let hint_ballot = self.log.ballot_at(hint).unwrap_or_default();
         let reply =
             AppendReply { slot: prev.0, rejected: true, hint_slot: hint.0, hint_term: hint_ballot.round };
@@ -224,12 +233,12 @@ impl Raft {
     }
 
     pub(crate) fn on_append_reply(&mut self, from: ReplicaId, reply: AppendReply) {
-        let (first, last, now) = (self.log.first(), self.log.last(), self.now);
+        let (floor, last, now) = (self.floor(), self.log.last(), self.now);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
         if !reply.rejected {
-            if peer.accepted(Slot(reply.slot), first) {
+            if peer.accepted(Slot(reply.slot), floor) {
                 self.advance_commit();
                 self.hand_over_if_ready(from);
             }
@@ -300,7 +309,7 @@ impl Raft {
     }
 
     fn offer_snapshot(&mut self, to: ReplicaId) {
-        let offer = SnapshotOffer { at_least: self.log.first().before().0 };
+        let offer = SnapshotOffer { at_least: self.floor().0 };
         let message = self.message(to, Body::SnapshotOffer(offer));
         self.outbox.send(message);
     }

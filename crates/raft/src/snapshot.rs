@@ -8,7 +8,6 @@ use conclave_consensus::{Effect, LogOp, Mark, ReplicaId, Slot, SnapshotMeta, Ste
 
 use crate::{
     core::{Raft, Role},
-    progress::Mode,
     wire::SnapshotOffer,
 };
 
@@ -86,8 +85,10 @@ impl Raft {
 
     fn recount_uncommitted(&mut self) {
         let above = self.committed.0 + 1..=self.log.last().0;
-        self.uncommitted_bytes =
-            above.filter_map(|slot| self.log.get(Slot(slot))).map(conclave_consensus::Entry::size_bytes).sum();
+        self.uncommitted_bytes = above
+            .filter_map(|slot| self.log.get(Slot(slot)))
+            .map(conclave_consensus::Entry::size_bytes)
+            .sum();
     }
 
     pub(crate) fn on_snapshot_installed(&mut self, mark: Mark) {
@@ -113,8 +114,8 @@ impl Raft {
         let mut cut = meta.slot.0.saturating_sub(self.config.compaction_margin_entries) + 1;
         if let Role::Leader(leader) = &self.role {
             let lowest = meta.slot.0.saturating_sub(self.config.compaction_lag_entries_max) + 1;
-            let live = leader.peers.values().filter(|peer| peer.mode != Mode::Snapshot && self.is_active(peer));
-            cut = live.map(|peer| peer.matched.0 + 1).fold(cut, u64::min).max(lowest);
+            let live = leader.peers.values().filter(|peer| self.is_active(peer));
+            cut = live.map(|peer| peer.needs(self.log.first()).0).fold(cut, u64::min).max(lowest);
         }
         self.state = meta;
         if Slot(cut) > self.log.first() {
