@@ -149,7 +149,12 @@ impl RaftConfig {
                 "compaction_lag_entries_max",
                 self.compaction_lag_entries_max,
             ),
-            ("apply_window_entries", self.apply_window_entries, "unapplied_entries_max", self.unapplied_entries_max),
+            (
+                "apply_window_entries",
+                self.apply_window_entries,
+                "unapplied_entries_max",
+                self.unapplied_entries_max,
+            ),
         ] {
             if low > high {
                 return Err(RaftConfigError::Order { smaller, larger });
@@ -185,7 +190,8 @@ mod tests {
 
     #[test]
     fn bounds_that_contradict_each_other_are_refused() {
-        let error = RaftConfig { cache_kept_bytes: 64 << 20, ..RaftConfig::default() }.validate().unwrap_err();
+        let error =
+            RaftConfig { cache_kept_bytes: 64 << 20, ..RaftConfig::default() }.validate().unwrap_err();
         assert_eq!(error.to_string(), "cache_kept_bytes must not be larger than cache_bytes_max");
     }
 }

@@ -23,7 +23,13 @@ pub fn describe(message: &Message) -> String {
         }
         Body::VoteReply(r) => format!("vote-reply t{term} {}", yes_or_no(r.granted)),
         Body::Append(a) => {
-            format!("append t{term} after {}/{} commit {} {}", a.prev_slot, a.prev_term, a.committed, entries(message))
+            format!(
+                "append t{term} after {}/{} commit {} {}",
+                a.prev_slot,
+                a.prev_term,
+                a.committed,
+                entries(message)
+            )
         }
         Body::AppendReply(r) if r.rejected => {
             format!("append-reply t{term} rejects {}, try {}/{}", r.slot, r.hint_slot, r.hint_term)

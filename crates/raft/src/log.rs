@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use conclave_consensus::{Ballot, Entry, SnapshotMeta, Slot};
+use conclave_consensus::{Ballot, Entry, Slot, SnapshotMeta};
 
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -159,7 +159,13 @@ mod tests {
 
     fn entry(slot: u64, term: u64) -> Entry {
         let payload = Bytes::from_static(b"0123456789");
-        Entry { slot: Slot(slot), ballot: Ballot::term(term), kind: Kind::Command, id: ProposalId::NONE, payload }
+        Entry {
+            slot: Slot(slot),
+            ballot: Ballot::term(term),
+            kind: Kind::Command,
+            id: ProposalId::NONE,
+            payload,
+        }
     }
 
     fn log(terms: &[u64]) -> Log {
@@ -204,7 +210,11 @@ mod tests {
 
     #[test]
     fn a_reset_keeps_the_suffix_only_where_the_snapshot_fits() {
-        let meta = |slot, term| SnapshotMeta { slot: Slot(slot), ballot: Ballot::term(term), ..SnapshotMeta::default() };
+        let meta = |slot, term| SnapshotMeta {
+            slot: Slot(slot),
+            ballot: Ballot::term(term),
+            ..SnapshotMeta::default()
+        };
         let mut fits = log(&[1, 1, 2, 2]);
         assert!(fits.reset(&meta(2, 1)).is_empty());
         assert_eq!((fits.first(), fits.last()), (Slot(3), Slot(4)));

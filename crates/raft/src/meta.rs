@@ -38,7 +38,8 @@ impl Meta {
         }
         let record = Record::decode(bytes).ok()?;
         let vote = (record.vote != 0).then_some(ReplicaId(record.vote));
-        (record.version == VERSION && record.term <= crate::wire::TERM_MAX).then_some(Self { term: record.term, vote })
+        (record.version == VERSION && record.term <= crate::wire::TERM_MAX)
+            .then_some(Self { term: record.term, vote })
     }
 }
 
@@ -48,7 +49,9 @@ mod tests {
 
     #[test]
     fn a_record_reads_back() {
-        for meta in [Meta::default(), Meta { term: 7, vote: None }, Meta { term: 8, vote: Some(ReplicaId(3)) }] {
+        for meta in
+            [Meta::default(), Meta { term: 7, vote: None }, Meta { term: 8, vote: Some(ReplicaId(3)) }]
+        {
             assert_eq!(Meta::decode(&meta.encode()), Some(meta));
         }
     }

@@ -1,8 +1,13 @@
 //! Proposals: taking them, and saying exactly once what became of each.
 //!
 //! A proposal comes back in a `Commit`, or is `Lost`. A truncated one is *in doubt*: another replica may hold the entry
-//! and have it chosen yet. So nothing is said until its slot is decided: the same entry was chosen (it comes back), another one was
-//! (`Dropped`), or a snapshot covers the slot (`Unknown`).
+//! and have it chosen yet. So nothing is said until that is decided:
+//!
+//! * the same entry was chosen at its slot: it comes back;
+//! * another one was: `Dropped`;
+//! * an entry of a higher term was chosen at a *lower* slot: `Dropped`. Every later leader holds that one (section 5.4.3), terms never fall
+//!   along a log, so no log that holds it can hold ours after it. A new leader's no-op thus settles all that it truncated;
+//! * a snapshot covers the slot: `Unknown`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -72,7 +77,9 @@ impl Raft {
             return Err(StepError::Busy);
         }
         let size_bytes_max = self.config.entry_bytes_max;
-        if let Some(large) = batch.iter().map(|proposal| proposal.payload.len()).find(|size| *size > size_bytes_max) {
+        if let Some(large) =
+            batch.iter().map(|proposal| proposal.payload.len()).find(|size| *size > size_bytes_max)
+        {
             return Err(StepError::TooLarge { size_bytes: large, size_bytes_max });
         }
         let bytes: usize = batch.iter().map(|proposal| proposal.payload.len() + 64).sum();
@@ -119,13 +126,23 @@ impl Raft {
             return;
         }
         for entry in entries {
-            while let Some(first) = self.own.doubtful.first_entry().filter(|first| first.key().0 <= entry.slot) {
+            while let Some(first) =
+                self.own.doubtful.first_entry().filter(|first| first.key().0 <= entry.slot)
+            {
                 let ((_, ballot), id) = first.remove_entry();
                 if ballot != entry.ballot {
                     self.outbox.push(Effect::Lost { id, outcome: Outcome::Dropped });
                 }
             }
         }
+        let outbox = &mut self.outbox;
+        self.own.doubtful.retain(|(_, ballot), id| {
+            let open = *ballot >= last.ballot;
+            if !open {
+                outbox.push(Effect::Lost { id: *id, outcome: Outcome::Dropped });
+            }
+            open
+        });
     }
 
     /// A snapshot covers everything up to `upto`: whether an entry of this replica's was chosen there cannot be told.
@@ -134,7 +151,11 @@ impl Raft {
         let mut lost: Vec<ProposalId> = released.map(|(_, id)| *id).collect();
         let from = self.log.cached_from().max(self.delivered.next());
         let in_memory = (from.0..=upto.min(self.log.last()).0).filter_map(|slot| self.log.get(Slot(slot)));
-        lost.extend(in_memory.filter(|entry| !entry.id.is_none() && self.own.contains(entry.slot)).map(|entry| entry.id));
+        lost.extend(
+            in_memory
+                .filter(|entry| !entry.id.is_none() && self.own.contains(entry.slot))
+                .map(|entry| entry.id),
+        );
         while let Some(first) = self.own.doubtful.first_entry().filter(|first| first.key().0 <= upto) {
             lost.push(first.remove());
         }

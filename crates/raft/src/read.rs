@@ -121,9 +121,8 @@ impl Raft {
             let Role::Leader(leader) = &mut self.role else { return };
             let Some(number) = leader.reads.rounds.front().map(|round| round.number) else { return };
             let peers = &leader.peers;
-            let answered = |replica| {
-                replica == id || peers.get(&replica).is_some_and(|peer| peer.round >= number)
-            };
+            let answered =
+                |replica| replica == id || peers.get(&replica).is_some_and(|peer| peer.round >= number);
             if !self.members.config().meets_every_elect_quorum(answered) {
                 return;
             }
@@ -213,7 +212,9 @@ impl Raft {
         if reply.life != self.asking.life || self.leader != Some(from) {
             return;
         }
-        let Some(place) = self.asking.asked.iter().position(|asked| asked.context == reply.context) else { return };
+        let Some(place) = self.asking.asked.iter().position(|asked| asked.context == reply.context) else {
+            return;
+        };
         let Some(asked) = self.asking.asked.remove(place) else { return };
         self.asking.count -= asked.reads.len();
         for id in asked.reads {

@@ -220,7 +220,10 @@ fn check_entries(term: u64, append: &Append, entries: &[Entry]) -> Result<(), &'
         if entry.slot != slot {
             return Err("entries are not contiguous");
         }
-        if entry.ballot < ballot || entry.ballot != Ballot::term(entry.ballot.round) || entry.ballot.round > term {
+        if entry.ballot < ballot
+            || entry.ballot != Ballot::term(entry.ballot.round)
+            || entry.ballot.round > term
+        {
             return Err("an entry's term is out of order");
         }
         if entry.kind == Kind::Config && conclave_consensus::Config::decode(&entry.payload).is_err() {

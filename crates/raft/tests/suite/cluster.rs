@@ -11,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Boot, Config, Consensus, Effect, Entry, Input, LogOp, LogSlice, Mark, Message, NodeId, Outcome, Proposal,
-    ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, Consensus, Effect, Entry, Input, LogOp, LogSlice, Mark, Message, NodeId, Outcome,
+    Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 use conclave_raft::{Raft, RaftConfig, describe};
 
@@ -200,7 +200,12 @@ impl Cluster {
             replica: id,
             meta: node.disk.meta.clone(),
             state: node.disk.state.clone(),
-            entries: node.disk.entries.range(node.disk.state.slot.next()..).map(|(_, entry)| entry.clone()).collect(),
+            entries: node
+                .disk
+                .entries
+                .range(node.disk.state.slot.next()..)
+                .map(|(_, entry)| entry.clone())
+                .collect(),
             first: Slot(node.disk.first),
             now,
             seed: seed ^ (node.boots << 32),
@@ -242,6 +247,12 @@ impl Cluster {
         Ok(ids)
     }
 
+    pub fn transfer(&mut self, id: ReplicaId, to: ReplicaId) -> Result<ProposalId, StepError> {
+        self.counter += 1;
+        let proposal = ProposalId { node: NodeId(id.0), sequence: self.counter };
+        self.input(id, Input::Transfer { id: proposal, to }).map(|()| proposal)
+    }
+
     pub fn read(&mut self, id: ReplicaId, mode: ReadMode) -> ReadId {
         self.counter += 1;
         let read = ReadId(self.counter);
@@ -273,7 +284,9 @@ impl Cluster {
     fn carry_out(&mut self, id: ReplicaId, effect: Effect) {
         match effect {
             Effect::Send(message) => self.send(message),
-            Effect::Write { ops } => self.write(id, Write { mark: None, ops, then: Vec::new(), install: false }),
+            Effect::Write { ops } => {
+                self.write(id, Write { mark: None, ops, then: Vec::new(), install: false })
+            }
             Effect::Persist { mark, ops, then } => {
                 self.say(format!("  {id} writes {}{}", ops_line(&ops), then_line(&then)));
                 self.write(id, Write { mark: Some(mark), ops, then, install: false });
@@ -369,8 +382,12 @@ impl Cluster {
             assert_eq!(before, &entry, "two entries chosen at one slot");
             return;
         }
-        let holders: BTreeSet<_> =
-            self.nodes.iter().filter(|(_, node)| node.disk.holds(entry.slot, entry.ballot)).map(|(id, _)| *id).collect();
+        let holders: BTreeSet<_> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.disk.holds(entry.slot, entry.ballot))
+            .map(|(id, _)| *id)
+            .collect();
         assert!(self.initial.is_commit_quorum(|id| holders.contains(&id)), "chosen before a quorum held it");
         self.chosen.insert(entry.slot, entry);
     }
@@ -387,7 +404,11 @@ impl Cluster {
             write.ops.iter().for_each(|op| node.disk.apply(op));
             write.then.into_iter().for_each(|message| self.send(message));
             if let Some(mark) = write.mark {
-                done.push(if write.install { Input::SnapshotInstalled(mark) } else { Input::Persisted(mark) });
+                done.push(if write.install {
+                    Input::SnapshotInstalled(mark)
+                } else {
+                    Input::Persisted(mark)
+                });
             }
         }
         for input in done {
@@ -414,12 +435,13 @@ impl Cluster {
 
     /// Brings every message and every sync, until nothing is under way.
     pub fn settle(&mut self) {
-        for _ in 0..100_000 {
+        for _ in 0..5_000 {
             let synced = self.ids().into_iter().fold(false, |any, id| self.sync(id) || any);
             if !self.deliver_at(0) && !synced {
                 return;
             }
         }
+        std::fs::write("/tmp/transcript.txt", self.transcript.join("\n")).unwrap();
         panic!("the cluster never comes to rest");
     }
 
@@ -462,6 +484,7 @@ impl Cluster {
                 return leader;
             }
         }
+        std::fs::write("/tmp/transcript.txt", self.transcript.join("\n")).unwrap();
         panic!("nobody was elected");
     }
 
@@ -541,7 +564,10 @@ impl Cluster {
             let mut agreed = false;
             for (slot, entry) in mine.iter().rev() {
                 let Some(theirs) = node.view.entries.get(slot) else { continue };
-                assert!(!agreed || theirs == entry, "logs of {id} and {other} agree above {slot} and differ at it");
+                assert!(
+                    !agreed || theirs == entry,
+                    "logs of {id} and {other} agree above {slot} and differ at it"
+                );
                 agreed |= theirs.ballot == entry.ballot;
             }
         }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use conclave_consensus::{Input, ReadMode};
+use conclave_consensus::ReadMode;
 use conclave_raft::RaftConfig;
 use proptest::prelude::*;
 
@@ -106,18 +106,19 @@ fn perform(cluster: &mut Cluster, act: &Act) {
             cluster.fetch(who(id));
         }
         Act::Transfer(from, to) => {
-            let id = conclave_consensus::ProposalId::default();
             let (from, to) = (cluster.serving().unwrap_or(who(from)), who(to));
-            cluster.lost.remove(&id);
-            let _ = cluster.input(from, Input::Transfer { id, to });
+            let _ = cluster.transfer(from, to);
         }
     }
-    cluster.lost.remove(&conclave_consensus::ProposalId::default());
 }
 
 fn config(tight: bool) -> RaftConfig {
     if !tight {
-        return RaftConfig { compaction_margin_entries: 2, compaction_lag_entries_max: 4, ..RaftConfig::default() };
+        return RaftConfig {
+            compaction_margin_entries: 2,
+            compaction_lag_entries_max: 4,
+            ..RaftConfig::default()
+        };
     }
     RaftConfig {
         inflight_messages_max: 2,
@@ -157,17 +158,21 @@ fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
     let leader = cluster.serving().unwrap_or(leader);
     let ids = cluster.propose(leader, 1).unwrap();
     cluster.run(HEARTBEAT * 20);
-    cluster.lost.remove(&conclave_consensus::ProposalId::default());
     let last = cluster.chosen.values().next_back().unwrap();
     assert_eq!(last.id, ids[0], "no progress after everything healed");
     for id in cluster.ids() {
-        assert_eq!(cluster.nodes[&id].delivered, last.slot, "{id} did not catch up: {:?}", cluster.status(leader));
+        assert_eq!(
+            cluster.nodes[&id].delivered,
+            last.slot,
+            "{id} did not catch up: {:?}",
+            cluster.status(leader)
+        );
     }
     cluster.check_outcomes();
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn three_replicas(seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
