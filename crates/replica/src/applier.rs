@@ -120,9 +120,16 @@ impl Applier {
 }
 
 /// Serves a group's last checkpoint to replicas that ask for it piece by piece.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SnapshotServer {
+    piece_bytes: usize,
     streams: Vec<Stream>,
+}
+
+impl Default for SnapshotServer {
+    fn default() -> Self {
+        Self::new(PIECE_BYTES)
+    }
 }
 
 #[derive(Debug)]
@@ -144,6 +151,12 @@ const STREAMS_MAX: usize = 4;
 const PIECE_BYTES: usize = 1 << 20;
 
 impl SnapshotServer {
+    /// Gives pieces of about this size. Default 1 MiB.
+    #[must_use]
+    pub fn new(piece_bytes: usize) -> Self {
+        Self { piece_bytes, streams: Vec::new() }
+    }
+
     /// A piece of a fetch, and whether it is the last. An empty piece says that the fetch cannot be served: there is no checkpoint that
     /// contains `at_least`, or the fetch began with a view that is gone.
     ///
@@ -167,8 +180,8 @@ impl SnapshotServer {
                 if source.meta().slot < at_least {
                     return refused;
                 }
-                let Some(body) = source.next(PIECE_BYTES)? else { return refused };
-                let ahead = source.next(PIECE_BYTES)?;
+                let Some(body) = source.next(self.piece_bytes)? else { return refused };
+                let ahead = source.next(self.piece_bytes)?;
                 Stream { to, fetch, source, piece: 0, body, last: ahead.is_none(), ahead }
             }
             None => return refused,
@@ -177,7 +190,7 @@ impl SnapshotServer {
             let Some(body) = stream.ahead.take() else { return refused };
             stream.body = body;
             stream.piece = piece;
-            stream.ahead = stream.source.next(PIECE_BYTES)?;
+            stream.ahead = stream.source.next(self.piece_bytes)?;
             stream.last = stream.ahead.is_none();
         }
         let answer =

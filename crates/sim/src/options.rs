@@ -106,6 +106,8 @@ pub struct NodeOptions {
     pub trailing: u64,
     /// The size of a log segment.
     pub segment_bytes: u64,
+    /// The size of a snapshot's pieces.
+    pub piece_bytes: usize,
     /// Append messages that a follower may have under way.
     pub inflight_messages_max: usize,
     /// Entries handed out beyond the last applied.
@@ -276,6 +278,7 @@ impl NodeOptions {
             value_cache_bytes: *rng.pick(&[0, 2 << 10, 1 << 20]),
             trailing: *rng.pick(&[0, 4, 32, 200]),
             segment_bytes: *rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
+            piece_bytes: *rng.pick(&[512, 4 << 10, 1 << 20]),
             inflight_messages_max: *rng.pick(&[1, 4, 256]),
             apply_window_entries: *rng.pick(&[4, 64, 16_384]),
             cache_kept_bytes: *rng.pick(&[0, 4 << 10, 1 << 20]),

@@ -31,6 +31,13 @@ impl Trace {
         }
     }
 
+    /// Prints more about the last event, if events are printed; of no influence on the hash.
+    pub fn say(&self, what: impl FnOnce() -> String) {
+        if self.print {
+            eprintln!("{:>18} {}", "", what());
+        }
+    }
+
     fn mix(&mut self, number: u64) {
         self.hash = (self.hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }

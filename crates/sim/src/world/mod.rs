@@ -20,7 +20,7 @@ use crate::{
         ElectionSafety, LeaderCompleteness, LogMatching, ReadFreshness, RevisionMonotony, StateMachineSafety,
         Violation,
     },
-    clock::SimTime,
+    clock::{SECOND, SimTime},
     history::{Ending, History},
     net::Network,
     options::{FaultOptions, NetworkOptions, Options},
@@ -156,7 +156,12 @@ pub(crate) struct World {
     clients: Clients,
     /// When and where faults strike.
     faults: Rng,
+    /// Events in the present second.
+    second_events: u64,
 }
+
+/// An ordinary second has about a thousand.
+const EVENTS_A_SECOND_MAX: u64 = 50_000;
 
 impl World {
     /// A cluster whose nodes have just booted for the first time.
@@ -178,7 +183,7 @@ impl World {
             counters: Counters::default(),
             healed: false,
         };
-        let mut world = Self { context, nodes, clients, faults };
+        let mut world = Self { context, nodes, clients, faults, second_events: 0 };
         for node in &mut world.nodes {
             node.boot(&mut world.context)?;
         }
@@ -194,6 +199,15 @@ impl World {
     /// Lets time pass.
     pub(crate) fn run_until(&mut self, until: SimTime) -> Result<(), Violation> {
         while let Some((at, event)) = self.context.queue.pop(until) {
+            if at / SECOND != self.context.now / SECOND {
+                self.second_events = 0;
+            }
+            self.second_events += 1;
+            if self.second_events > EVENTS_A_SECOND_MAX {
+                let what =
+                    format!("more than {EVENTS_A_SECOND_MAX} events in one second: messages breed messages");
+                return Err(Violation::new("storm", what));
+            }
             self.context.now = at;
             self.happen(event)?;
         }

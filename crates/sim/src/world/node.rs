@@ -216,7 +216,7 @@ impl Node {
             catchup_busy: false,
             checkpoint: None,
             postponed: None,
-            server: SnapshotServer::default(),
+            server: SnapshotServer::new(options.node.piece_bytes),
             sink: None,
             waits: BTreeMap::new(),
             barrier_of: BTreeMap::new(),
@@ -282,6 +282,7 @@ impl Node {
             NodeEvent::Tick => self.tick(context),
             NodeEvent::Deliver { from, packets } => {
                 context.trace.note(context.now, self.id, "deliver", from, packets.len() as u64);
+                context.trace.say(|| packets.iter().map(describe).collect::<Vec<_>>().join("; "));
                 self.input(context, HostInput::Packets { from: NodeId(from), packets })
             }
             NodeEvent::LogDone => self.log_done(context),
@@ -522,6 +523,18 @@ impl Node {
         let Some(life) = &self.life else { return Err(broken("is down".to_owned())) };
         let response = life.reader.range(&kv::range(from, to)).map_err(|error| broken(error.to_string()))?;
         kv::answer_of(&response).map_err(broken)
+    }
+}
+
+/// A packet, for people.
+fn describe(packet: &Packet) -> String {
+    match packet {
+        Packet::Consensus { message, .. } => conclave_raft::describe(message),
+        Packet::Forward { batch, .. } => format!("forward of {} proposals", batch.len()),
+        Packet::SnapshotPiece { fetch, piece, body, last, .. } => {
+            format!("piece {piece} of fetch {fetch}, {} bytes, last {last}", body.len())
+        }
+        other => format!("{other:?}"),
     }
 }
 

@@ -1,0 +1,73 @@
+//! The simulator on itself: seeds hold and repeat, and bugs put in on purpose are seen.
+
+use conclave_sim::{
+    clock::SECOND,
+    options::Mutant,
+    run::{Plan, run, run_twice},
+};
+
+fn holds(seed: u64, seconds: u64) {
+    let plan = Plan { duration: seconds * SECOND, ..Plan::of(seed) };
+    let report = run_twice(&plan);
+    if let Some(violation) = report.violation {
+        panic!("seed {seed}: {violation}\nagain: {}", plan.command());
+    }
+    assert!(report.counters.answered > 0, "seed {seed} did nothing");
+}
+
+#[test]
+fn fresh_seeds_hold_and_repeat() {
+    for seed in 1000..1012 {
+        holds(seed, 20);
+    }
+}
+
+#[test]
+fn kept_seeds_hold() {
+    let kept = include_str!("../../seeds.txt");
+    for line in kept.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+        let mut words = line.split_whitespace();
+        let mut number = || words.next().and_then(|word| word.parse().ok()).expect("seed and seconds");
+        let (seed, seconds) = (number(), number());
+        assert!(words.next().is_some(), "a kept seed says why: {line}");
+        holds(seed, seconds);
+    }
+}
+
+/// The first of `seeds` in which the mutant is seen, and what saw it.
+fn caught(mutant: Mutant, seeds: std::ops::Range<u64>) -> (u64, String) {
+    for seed in seeds.clone() {
+        let report = run(&Plan { mutant: Some(mutant), ..Plan::of(seed) });
+        if let Some(violation) = report.violation {
+            return (seed, violation.to_string());
+        }
+    }
+    panic!("{mutant:?} survived the seeds {seeds:?}");
+}
+
+#[test]
+fn a_sync_that_does_nothing_is_caught() {
+    let (seed, violation) = caught(Mutant::SyncDoesNothing, 0..10);
+    println!("caught in seed {seed}: {violation}");
+}
+
+#[test]
+fn a_log_cut_before_the_state_is_durable_is_caught() {
+    let (seed, violation) = caught(Mutant::CutBeforeState, 0..20);
+    println!("caught in seed {seed}: {violation}");
+}
+
+#[test]
+fn a_run_is_busy() {
+    let mut total = conclave_sim::world::Counters::default();
+    for seed in 2000..2006 {
+        total.add(&run(&Plan::of(seed)).counters);
+    }
+    // An hour of simulation counts only if it has 100,000 operations, 200 faults, 20 crashes, 20 elections and 10 snapshots;
+    // these are six minutes and a little.
+    assert!(total.operations() > 10_000, "{total:?}");
+    assert!(
+        total.faults() > 20 && total.crashes > 2 && total.elections > 2 && total.checkpoints > 10,
+        "{total:?}"
+    );
+}
