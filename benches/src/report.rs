@@ -142,7 +142,7 @@ fn write_breakdown(out: &mut String, points: &[Point], subject: &str, workload: 
 /// What a thread of Conclave does, in the words of the budget of a put.
 fn duty(thread: &str) -> &'static str {
     match thread {
-        "tokio" => "wire: gRPC, and the network between nodes",
+        "tokio" | "conclave-io" => "wire: gRPC, and the network between nodes",
         "host" => "consensus and forwarding",
         "log" => "log and fsync",
         "apply" => "apply",
