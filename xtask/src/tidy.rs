@@ -20,7 +20,7 @@ use metadata::Metadata;
 pub(crate) fn run() -> Result<()> {
     let metadata = Metadata::read()?;
     let mut findings = Vec::new();
-    edges::check(&metadata, &mut findings);
+    edges::check(&metadata, &mut findings)?;
     manifests::check(&metadata, &mut findings);
     licences::check(&metadata, &mut findings)?;
     sources::check(&metadata, &mut findings)?;

@@ -1,6 +1,6 @@
 //! What `cargo metadata` says, as far as tidy asks.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -25,13 +25,6 @@ pub(super) struct Package {
     pub(super) shipped: bool,
     /// The root files of libraries, binaries, tests, examples and benches, with their kinds.
     pub(super) targets: Vec<(String, PathBuf)>,
-    edges: Vec<Edge>,
-}
-
-struct Edge {
-    to: String,
-    /// Only tests, examples and benches use it.
-    dev_only: bool,
 }
 
 impl Package {
@@ -50,19 +43,10 @@ impl Metadata {
         Metadata::parse(&serde_json::from_slice(&output.stdout)?)
     }
 
-    pub(super) fn parse(json: &Value) -> Result<Metadata> {
+    fn parse(json: &Value) -> Result<Metadata> {
         let mut packages = BTreeMap::new();
         for package in array(&json["packages"]) {
             packages.insert(text(&package["id"])?, parse_package(package)?);
-        }
-        for node in array(&json["resolve"]["nodes"]) {
-            let from =
-                packages.get_mut(&text(&node["id"])?).context("a resolved package without a manifest")?;
-            for dep in array(&node["deps"]) {
-                let kinds = array(&dep["dep_kinds"]);
-                let dev_only = !kinds.is_empty() && kinds.iter().all(|k| k["kind"].as_str() == Some("dev"));
-                from.edges.push(Edge { to: text(&dep["pkg"])?, dev_only });
-            }
         }
         let members = array(&json["workspace_members"]).iter().map(text).collect::<Result<_>>()?;
         Ok(Metadata { packages, members })
@@ -79,35 +63,6 @@ impl Metadata {
 
     pub(super) fn members(&self) -> impl Iterator<Item = &Package> {
         self.members.iter().filter_map(|id| self.packages.get(id))
-    }
-
-    /// A shortest chain of dependencies from package `from` to package `to`, both included.
-    ///
-    /// Dev-dependencies count only as the first step and only with `with_dev`: those of dependencies are never built.
-    pub(super) fn chain(&self, from: &str, to: &str, with_dev: bool) -> Option<Vec<&str>> {
-        let (start, _) = self.packages.iter().find(|(id, p)| p.name == from && self.members.contains(*id))?;
-        let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
-        let mut queue = VecDeque::from([start.as_str()]);
-        while let Some(id) = queue.pop_front() {
-            let package = self.packages.get(id)?;
-            if package.name == to && id != start {
-                let mut chain = vec![package.name.as_str()];
-                let mut at = id;
-                while at != start {
-                    at = came_from.get(at)?;
-                    chain.push(&self.packages.get(at)?.name);
-                }
-                chain.reverse();
-                return Some(chain);
-            }
-            for edge in package.edges.iter().filter(|e| !e.dev_only || (with_dev && id == start)) {
-                if edge.to != *start && !came_from.contains_key(edge.to.as_str()) {
-                    came_from.insert(&edge.to, id);
-                    queue.push_back(&edge.to);
-                }
-            }
-        }
-        None
     }
 }
 
@@ -129,7 +84,6 @@ fn parse_package(json: &Value) -> Result<Package> {
         categories: array(&json["categories"]).len(),
         shipped: !json["publish"].as_array().is_some_and(Vec::is_empty),
         targets,
-        edges: Vec::new(),
     })
 }
 
