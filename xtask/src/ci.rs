@@ -58,6 +58,11 @@ fn stages() -> Vec<Stage> {
             6,
             &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
         ),
+        Stage::cargo(
+            "clippy of the scenarios",
+            3,
+            &["clippy", "--locked", "--workspace", "--test", "cluster", "--", "-D", "warnings"],
+        ),
         Stage { name: "docs", limit_minutes: 4, work: Work::Run(docs) },
         Stage { name: "package", limit_minutes: 2, work: Work::Run(package()) },
         Stage::cargo("tests", 6, &["test", "--locked", "--workspace"]),
