@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let endpoint = format!("http://{}", node.client_addr());
     println!("serving on {endpoint}");
 
-    let mut kv = KvClient::connect(endpoint).await?;
+    let mut kv = KvClient::new(tonic::transport::Endpoint::from_shared(endpoint)?.connect().await?);
     kv.put(PutRequest { key: "greeting".into(), value: "hello".into(), ..PutRequest::default() }).await?;
     let found =
         kv.range(RangeRequest { key: "greeting".into(), ..RangeRequest::default() }).await?.into_inner();

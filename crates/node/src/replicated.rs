@@ -28,6 +28,9 @@ use crate::{
     node::NodeError,
 };
 
+/// How many bytes of values that are durable in the engine stay in memory as well, the most recently written.
+const VALUE_CACHE_BYTES: usize = 32 << 20;
+
 /// The one group that holds all keys.
 pub(crate) const DATA: GroupId = GroupId(1);
 
@@ -105,7 +108,8 @@ pub(crate) async fn start(
     let state = engine.store(DATA, generation)?;
     let membership = Membership::of_voters(replicas(bootstrap));
     let checkpoint: Option<SnapshotMeta> = state.checkpoint().map(|checkpoint| checkpoint.meta);
-    let (machine, reader) = Machine::open(Arc::clone(&state), conclave_kv::Options::default())?;
+    let (machine, reader) =
+        Machine::open(Arc::clone(&state), conclave_kv::Options { value_cache_bytes: VALUE_CACHE_BYTES })?;
 
     let replica = replica_of(bootstrap);
     // Differs between replicas and between boots; what it decides (timeouts) need not be secret.
@@ -127,7 +131,7 @@ pub(crate) async fn start(
         config.advertise_client_urls.iter().map(ToString::to_string).collect(),
     );
     let shell_config = ShellConfig {
-        host: HostConfig { parked_for: config.election_timeout * 3, ..HostConfig::of(node) },
+        host: HostConfig { parked_for: config.election_timeout * 3, ..HostConfig::of(node, epoch) },
         checkpoint: CheckpointPolicy { entries: config.snapshot_count, ..CheckpointPolicy::default() },
         observer: Some(Arc::clone(&times) as Arc<dyn ShellObserver>),
         ..ShellConfig::of(node, epoch)
@@ -183,8 +187,13 @@ fn raft_config(config: &Config) -> RaftConfig {
 /// The log's disk. With the feature `testing`, `CONCLAVE_TEST_DISK=volatile` makes it one on which `kill -9` is a power cut.
 fn open_disk(path: &Path) -> Result<Arc<dyn Disk>, NodeError> {
     let failed = |source| NodeError::LogDir { path: path.to_owned(), source };
+    #[cfg(feature = "mutants")]
+    if let Some(name) = std::env::var_os("CONCLAVE_MUTANT") {
+        tracing::warn!(?name, "a mutant of this program");
+    }
     #[cfg(feature = "testing")]
     if std::env::var_os("CONCLAVE_TEST_DISK").is_some_and(|kind| kind == "volatile") {
+        tracing::warn!("the log is on the test-only disk: what is not synced dies with the process");
         return Ok(Arc::new(conclave_storage::VolatileDisk::open(path).map_err(failed)?));
     }
     Ok(Arc::new(RealDisk::open(path).map_err(failed)?))

@@ -23,6 +23,9 @@ pub struct RaftConfig {
     /// Entries a leader's log may be ahead of its own state machine before it refuses proposals as `Busy`: the
     /// back-pressure of a slow apply. Default 262,144.
     pub unapplied_entries_max: u64,
+    /// Entries of one `Persist`, in bytes, after which the next begins (one entry may be larger): a log writes it atomically and bounds what it
+    /// takes. Default 8 MiB.
+    pub batch_bytes_max: usize,
     /// The payload of one proposal; a larger one is refused as `TooLarge`. Default 4 MiB.
     pub entry_bytes_max: usize,
     /// Local read barriers that may wait; more are refused as `Busy`. Default 65,536.
@@ -32,6 +35,8 @@ pub struct RaftConfig {
     pub read_rounds_max: usize,
     /// Entries handed out in `Commit` beyond the last `Applied`. Default 16,384.
     pub apply_window_entries: u64,
+    /// The same in bytes (one run of entries may overshoot by one). Default 32 MiB.
+    pub apply_window_bytes: usize,
     /// Entries kept in memory although they are applied here and replicated to all live followers, in bytes. Default 1 MiB.
     pub cache_kept_bytes: usize,
     /// Entries kept in memory at all, in bytes. What is committed and durable here gives way above it, needed or not, and is
@@ -53,10 +58,12 @@ impl Default for RaftConfig {
             uncommitted_entries_max: 65_536,
             uncommitted_bytes_max: 64 << 20,
             unapplied_entries_max: 262_144,
+            batch_bytes_max: 8 << 20,
             entry_bytes_max: 4 << 20,
             reads_max: 65_536,
             read_rounds_max: 4,
             apply_window_entries: 16_384,
+            apply_window_bytes: 32 << 20,
             cache_kept_bytes: 1 << 20,
             cache_bytes_max: 32 << 20,
             compaction_margin_entries: 5_000,
@@ -112,10 +119,12 @@ impl RaftConfig {
             ("uncommitted_entries_max", self.uncommitted_entries_max),
             ("uncommitted_bytes_max", count(self.uncommitted_bytes_max)),
             ("unapplied_entries_max", self.unapplied_entries_max),
+            ("batch_bytes_max", count(self.batch_bytes_max)),
             ("entry_bytes_max", count(self.entry_bytes_max)),
             ("reads_max", count(self.reads_max)),
             ("read_rounds_max", count(self.read_rounds_max)),
             ("apply_window_entries", self.apply_window_entries),
+            ("apply_window_bytes", count(self.apply_window_bytes)),
             ("cache_bytes_max", count(self.cache_bytes_max)),
         ] {
             if value == 0 {

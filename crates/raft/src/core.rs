@@ -1,6 +1,6 @@
 //! One replica: its state, how it boots, and which room each input goes to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use conclave_consensus::{
     Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message,
@@ -120,6 +120,9 @@ pub struct Raft {
     pub(crate) committed: Slot,
     /// Handed out in `Commit` up to this slot.
     pub(crate) delivered: Slot,
+    /// Of what was handed out and is not applied: the last slot and the bytes of each `Commit`, and their sum.
+    pub(crate) unapplied: VecDeque<(Slot, usize)>,
+    pub(crate) unapplied_bytes: usize,
     pub(crate) applied: Slot,
     /// Bytes above `committed`.
     pub(crate) uncommitted_bytes: usize,
@@ -196,6 +199,8 @@ impl Raft {
             election_due: boot.now,
             committed: applied,
             delivered: applied,
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
             applied,
             uncommitted_bytes,
             delivery_read: None,
@@ -258,8 +263,10 @@ impl Raft {
             self.outbox.push(Effect::Membership { config, at: entry.slot, committed: false });
         }
         self.uncommitted_bytes += entry.size_bytes();
-        let ballot = self.ballot();
-        self.outbox.put(entry.clone(), ballot, self.now);
+        if self.outbox.is_full_for(entry.size_bytes(), self.config.batch_bytes_max) {
+            self.outbox.flush(self.ballot(), self.now);
+        }
+        self.outbox.put(entry.clone());
         self.log.append(entry);
     }
 
@@ -495,6 +502,7 @@ impl Consensus for Raft {
 
 #[cfg(test)]
 mod tests {
+
     use bytes::Bytes;
     use conclave_consensus::NodeId;
 

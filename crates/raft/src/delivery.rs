@@ -36,6 +36,11 @@ impl Raft {
         if upto <= self.delivered || self.fetch.is_installing() || self.delivery_read.is_some() {
             return;
         }
+        let Some(room) =
+            self.config.apply_window_bytes.checked_sub(self.unapplied_bytes).filter(|room| *room > 0)
+        else {
+            return;
+        };
         let from = self.delivered.next();
         if from < self.log.cached_from() {
             let id = self.next_log_read();
@@ -45,13 +50,16 @@ impl Raft {
             self.outbox.push(Effect::ReadLog { id, range, bytes_max });
             return;
         }
-        let entries = self.log.run(from, upto, usize::MAX);
+        let entries = self.log.run(from, upto, room);
         self.hand_out(entries);
     }
 
     fn hand_out(&mut self, entries: Vec<Entry>) {
         let Some(last) = entries.last() else { return };
         self.delivered = last.slot;
+        let bytes = entries.iter().map(Entry::size_bytes).sum();
+        self.unapplied.push_back((last.slot, bytes));
+        self.unapplied_bytes += bytes;
         self.settle(&entries);
         self.outbox.push(Effect::Commit(entries));
     }
@@ -81,8 +89,15 @@ impl Raft {
         if slot > self.delivered {
             return Err(StepError::Broken("applied what was never handed out"));
         }
-        self.applied = self.applied.max(slot);
+        self.applied_to(slot);
         Ok(())
+    }
+
+    pub(crate) fn applied_to(&mut self, slot: Slot) {
+        self.applied = self.applied.max(slot);
+        while let Some((_, bytes)) = self.unapplied.pop_front_if(|(last, _)| *last <= slot) {
+            self.unapplied_bytes -= bytes;
+        }
     }
 
     /// Gives memory back.

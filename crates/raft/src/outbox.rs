@@ -9,9 +9,6 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use conclave_consensus::{Ballot, Effect, Entry, LogOp, Mark, Message, Slot, Time};
 
-/// A batch that holds this much is closed before the next entry: a log writes a batch atomically and bounds its size.
-const BATCH_BYTES: usize = 8 << 20;
-
 #[derive(Debug)]
 struct Outstanding {
     mark: Mark,
@@ -68,11 +65,12 @@ impl Outbox {
         self.meta_in
     }
 
-    /// Adds an entry to the batch; if that has no room for it, to the next one.
-    pub(crate) fn put(&mut self, entry: Entry, ballot: Ballot, now: Time) {
-        if self.bytes > 0 && self.bytes + entry.size_bytes() > BATCH_BYTES {
-            self.flush(ballot, now);
-        }
+    /// Whether the batch has to be closed before an entry of that size.
+    pub(crate) fn is_full_for(&self, size_bytes: usize, batch_bytes_max: usize) -> bool {
+        self.bytes > 0 && self.bytes + size_bytes > batch_bytes_max
+    }
+
+    pub(crate) fn put(&mut self, entry: Entry) {
         self.bytes += entry.size_bytes();
         self.upto = entry.slot;
         self.ops.push(LogOp::Put(entry));
@@ -147,7 +145,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_bounded_and_its_promises_wait_for_the_last_part() {
+    fn a_batch_is_bounded_and_parts_complete_in_order() {
+        const BATCH_BYTES: usize = 1_000;
         let mut outbox = Outbox::default();
         let payload = Bytes::from(vec![0; BATCH_BYTES / 2]);
         for slot in 1..=4 {
@@ -158,7 +157,10 @@ mod tests {
                 id: ProposalId::NONE,
                 payload: payload.clone(),
             };
-            outbox.put(entry, Ballot::term(1), Time(0));
+            if outbox.is_full_for(entry.size_bytes(), BATCH_BYTES) {
+                outbox.flush(Ballot::term(1), Time(0));
+            }
+            outbox.put(entry);
         }
         outbox.flush(Ballot::term(1), Time(0));
         let mut effects = Vec::new();

@@ -96,7 +96,7 @@ impl Raft {
             return;
         }
         self.fetch = Fetch::Idle;
-        self.applied = self.applied.max(self.state.slot);
+        self.applied_to(self.state.slot);
         self.persisted = self.persisted.max(self.state.slot);
         if let Some(leader) = self.leader {
             self.acknowledge = Some((leader, self.state.slot));

@@ -7,15 +7,18 @@ use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError, S
 /// When a checkpoint is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointPolicy {
-    /// Once so many bytes live in memory alone. Default 64 MiB.
+    /// Once so many bytes live in memory alone. At four times as many, applying waits for the checkpoint under way. Default 24 MiB.
     pub pending_bytes: usize,
-    /// Once so many entries were applied since the last: they are what a boot replays. Default 500,000.
+    /// Once so many entries were applied since the last: they are what a boot replays. Default 250,000.
     pub entries: u64,
 }
 
+/// How many times [`CheckpointPolicy::pending_bytes`] may be pending before applying waits.
+const SATURATION: usize = 4;
+
 impl Default for CheckpointPolicy {
     fn default() -> Self {
-        Self { pending_bytes: 64 << 20, entries: 500_000 }
+        Self { pending_bytes: 24 << 20, entries: 250_000 }
     }
 }
 
@@ -99,6 +102,13 @@ impl Applier {
     /// The engine's.
     pub fn receive(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, StateError> {
         self.machine.receive(generation)
+    }
+
+    /// Whether a checkpoint is under way and so much is pending that nothing should be applied before it is done: else memory would grow for as
+    /// long as clients write faster than the disk takes it.
+    #[must_use]
+    pub fn is_saturated(&self) -> bool {
+        self.running.is_some() && self.machine.pending_bytes() >= SATURATION * self.policy.pending_bytes
     }
 
     /// Whether a checkpoint is being written: an install waits for its end, since both write to the engine.

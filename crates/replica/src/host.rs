@@ -15,8 +15,8 @@ use std::{
 };
 
 use conclave_consensus::{
-    Config, Consensus, Effect, GroupId, Input, Message, NodeId, Outcome, Proposal, ProposalId, ReadError,
-    ReadId, ReadMode, ReplicaId, Slot, Status, StepError, Time,
+    Config, Consensus, Effect, Epoch, GroupId, Input, Message, NodeId, Outcome, Proposal, ProposalId,
+    ReadError, ReadId, ReadMode, ReplicaId, Slot, Status, StepError, Time,
 };
 use conclave_transport::Packet;
 
@@ -30,6 +30,8 @@ use crate::{
 pub struct HostConfig {
     /// Which node this is.
     pub node: NodeId,
+    /// Which of its lives: so that what answers an earlier one is nobody's.
+    pub epoch: Epoch,
     /// How many proposals of a group may wait for a leader to be known. Default 4,096; more are refused as busy.
     pub parked_max: usize,
     /// How many bytes of them. Default 64 MiB.
@@ -43,9 +45,10 @@ pub struct HostConfig {
 impl HostConfig {
     /// The defaults for a node.
     #[must_use]
-    pub fn of(node: NodeId) -> Self {
+    pub fn of(node: NodeId, epoch: Epoch) -> Self {
         Self {
             node,
+            epoch,
             parked_max: 4_096,
             parked_bytes_max: 64 << 20,
             parked_for: Duration::from_secs(3),
@@ -506,7 +509,8 @@ impl Host {
         g.fetches += 1;
         // A new number for each attempt: what an abandoned one still writes lands in a generation that nobody names.
         g.generation += 1;
-        g.fetch = Some(Fetch::new(g.fetches, g.generation, at_least, sources, now, timeout));
+        let id = self.config.epoch.0 << 32 | g.fetches;
+        g.fetch = Some(Fetch::new(id, g.generation, at_least, sources, now, timeout));
         self.fetch_step(group, |f, _| f.pull());
     }
 

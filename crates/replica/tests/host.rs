@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Class, Config, Consensus, Effect, GroupId, Input, Mark, Message, NodeId, Outcome, Proposal,
-    ProposalId, ReadError, ReadId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Class, Config, Consensus, Effect, Epoch, GroupId, Input, Mark, Message, NodeId, Outcome,
+    Proposal, ProposalId, ReadError, ReadId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 use conclave_replica::{Host, HostConfig, HostEffect, HostInput, ProposeError};
 use conclave_transport::Packet;
@@ -77,7 +77,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
-        let config = HostConfig { parked_max: 2, ..HostConfig::of(NodeId(10)) };
+        let config = HostConfig { parked_max: 2, ..HostConfig::of(NodeId(10), Epoch(3)) };
         let mut host = Host::new(config);
         host.add_group(GROUP, Box::new(FakeCore(Arc::clone(&script))), 4);
         Self { host, script }

@@ -14,7 +14,7 @@ Runs a simulated cluster under faults, seed by seed, and checks everything it di
 
 Usage: conclave-sim --seeds A..B [--seconds N] [--once] [--mutant NAME] [--verbose]
 
-  --seeds A..B    the seeds A up to, not including, B
+  --seeds A..B    the seeds A up to, not including, B; or a single one
   --seconds N     simulated seconds of faults a seed (default 60)
   --once          run each seed once instead of twice
   --mutant NAME   put a bug in: sync-does-nothing, cut-before-state
@@ -36,10 +36,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
         match argument.as_str() {
             "--seeds" => {
                 let value = value()?;
-                let bounds =
-                    value.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-                let (from, to) = bounds.ok_or_else(|| format!("--seeds wants A..B, not {value}"))?;
-                parsed.seeds = from..to;
+                parsed.seeds =
+                    seeds(&value).ok_or_else(|| format!("--seeds wants A..B or A, not {value}"))?;
             }
             "--seconds" => parsed.seconds = value()?.parse().map_err(|_| "--seconds wants a number")?,
             "--mutant" => {
@@ -57,7 +55,19 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
     Ok(parsed)
 }
 
+fn seeds(text: &str) -> Option<std::ops::Range<u64>> {
+    let (from, to) = match text.split_once("..") {
+        Some((from, to)) => (from.parse().ok()?, to.parse().ok()?),
+        None => (text.parse().ok()?, text.parse::<u64>().ok()?.checked_add(1)?),
+    };
+    Some(from..to)
+}
+
 fn main() -> ExitCode {
+    if std::env::args().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let arguments = match parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(why) => {

@@ -104,6 +104,8 @@ pub struct NodeOptions {
     pub value_cache_bytes: usize,
     /// How many entries below a checkpoint the log keeps for laggards.
     pub trailing: u64,
+    /// How many it keeps, at most, for a live laggard: enough to catch up after a snapshot, or it would need the next one at once.
+    pub trailing_for_live: u64,
     /// The size of a log segment.
     pub segment_bytes: u64,
     /// The size of a snapshot's pieces.
@@ -277,8 +279,9 @@ impl NodeOptions {
             checkpoint_bytes: rng.between(4 << 10, 256 << 10) as usize,
             value_cache_bytes: *rng.pick(&[0, 2 << 10, 1 << 20]),
             trailing: *rng.pick(&[0, 4, 32, 200]),
+            trailing_for_live: *rng.pick(&[400, 4_000]),
             segment_bytes: *rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
-            piece_bytes: *rng.pick(&[512, 4 << 10, 1 << 20]),
+            piece_bytes: *rng.pick(&[2 << 10, 16 << 10, 1 << 20]),
             inflight_messages_max: *rng.pick(&[1, 4, 256]),
             apply_window_entries: *rng.pick(&[4, 64, 16_384]),
             cache_kept_bytes: *rng.pick(&[0, 4 << 10, 1 << 20]),

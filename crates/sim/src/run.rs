@@ -56,8 +56,7 @@ impl Plan {
         let mutant = Mutant::ALL.iter().find(|(_, mutant)| Some(*mutant) == self.mutant);
         let mutant = mutant.map(|(name, _)| format!(" --mutant {name}")).unwrap_or_default();
         let seconds = self.duration / SECOND;
-        let (from, to) = (self.seed, self.seed + 1);
-        format!("cargo run --release -p conclave-sim -- --seeds {from}..{to} --seconds {seconds}{mutant}")
+        format!("cargo xtask sim --seeds {} -- --seconds {seconds}{mutant}", self.seed)
     }
 }
 

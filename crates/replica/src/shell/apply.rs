@@ -1,12 +1,13 @@
 //! The `apply` and `checkpoint` threads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, mpsc::SyncSender},
+    time::Duration,
 };
 
 use conclave_consensus::{Entry, GroupId, Mark, SnapshotMeta};
-use conclave_storage::{Job, SnapshotSink, SnapshotSource, StateError};
+use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError};
 
 use super::{Fatal, Shared, ShellInput, clock, mailbox::Mailbox};
 use crate::{Applier, HostInput};
@@ -28,64 +29,105 @@ pub(crate) struct CheckpointJob {
     job: Box<dyn Job>,
 }
 
+/// How long a group's last entries may wait for a checkpoint when too few come to make one due: a boot replays less, and what was compacted
+/// leaves the disk.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+
+/// A group on the apply thread.
+struct Group {
+    applier: Applier,
+    /// Entries and installs that wait for the checkpoint under way, in order.
+    held: VecDeque<ApplyJob>,
+}
+
 pub(super) fn run(
     shared: &Arc<Shared>,
-    mut appliers: BTreeMap<GroupId, Applier>,
+    appliers: BTreeMap<GroupId, Applier>,
     checkpoints: &Mailbox<CheckpointJob>,
 ) {
+    let mut groups: BTreeMap<GroupId, Group> = appliers
+        .into_iter()
+        .map(|(group, applier)| (group, Group { applier, held: VecDeque::new() }))
+        .collect();
     let mut jobs = Vec::new();
     let mut replies = Vec::new();
-    // An install waits here for the checkpoint under way: both write to the engine.
-    let mut postponed: BTreeMap<GroupId, (Mark, SnapshotMeta)> = BTreeMap::new();
-    while shared.applies.take(None, &mut jobs) {
+    let mut swept = clock::now();
+    while shared.applies.take(Some(CHECKPOINT_EVERY), &mut jobs) {
         for job in jobs.drain(..) {
             match job {
-                ApplyJob::Entries { group, entries } => {
-                    let Some(applier) = appliers.get_mut(&group) else { continue };
-                    applier.apply(&entries, &|id| shared.waiters.is_ours(id), &mut replies);
-                    // Before the answers: a client that has its answer reads it here at once.
-                    let slot = applier.applied();
-                    if let Some(gate) = shared.gates.get(&group) {
-                        gate.applied(slot);
-                    }
-                    shared.waiters.answer(&mut replies);
-                    shared.inbox.push(ShellInput::Host(HostInput::Applied { group, slot }));
-                    if let Some(job) = applier.checkpoint_if_due() {
-                        checkpoints.push(CheckpointJob { group, job });
-                    }
-                }
-                ApplyJob::Install { group, mark, meta } => {
-                    let Some(applier) = appliers.get_mut(&group) else { continue };
-                    if applier.is_checkpointing() {
-                        postponed.insert(group, (mark, meta));
-                    } else {
-                        install(shared, group, applier, mark, &meta);
-                    }
+                ApplyJob::Entries { group, .. } | ApplyJob::Install { group, .. } => {
+                    let Some(of) = groups.get_mut(&group) else { continue };
+                    of.held.push_back(job);
+                    proceed(shared, group, of, checkpoints, &mut replies);
                 }
                 ApplyJob::Checkpointed { group } => {
-                    let Some(applier) = appliers.get_mut(&group) else { continue };
-                    if let Some(meta) = applier.checkpointed() {
+                    let Some(of) = groups.get_mut(&group) else { continue };
+                    if let Some(meta) = of.applier.checkpointed() {
                         tracing::debug!(%group, slot = %meta.slot, "checkpoint is durable");
-                        if let Some((mark, install_meta)) = postponed.remove(&group) {
-                            install(shared, group, applier, mark, &install_meta);
-                        } else {
-                            shared.inbox.push(ShellInput::Host(HostInput::Checkpointed { group, meta }));
-                        }
+                        shared.inbox.push(ShellInput::Host(HostInput::Checkpointed { group, meta }));
                     }
+                    proceed(shared, group, of, checkpoints, &mut replies);
                 }
                 // Whoever asked waits on this very channel.
                 ApplyJob::Snapshot { group, answer } => {
-                    let _ = answer.send(appliers.get(&group).and_then(Applier::snapshot));
+                    let _ = answer.send(groups.get(&group).and_then(|of| of.applier.snapshot()));
                 }
                 ApplyJob::Receive { group, generation, answer } => {
-                    if let Some(applier) = appliers.get(&group) {
-                        let _ = answer.send(applier.receive(generation));
+                    if let Some(of) = groups.get(&group) {
+                        let _ = answer.send(of.applier.receive(generation));
                     }
+                }
+            }
+        }
+        if clock::now().since(swept) >= CHECKPOINT_EVERY {
+            swept = clock::now();
+            for (group, of) in &mut groups {
+                if let Some(job) = of.applier.checkpoint() {
+                    checkpoints.push(CheckpointJob { group: *group, job });
                 }
             }
         }
     }
     checkpoints.close();
+}
+
+/// Does what is held, as far as the checkpoint under way allows.
+fn proceed(
+    shared: &Arc<Shared>,
+    group: GroupId,
+    of: &mut Group,
+    checkpoints: &Mailbox<CheckpointJob>,
+    replies: &mut Replies,
+) {
+    while let Some(job) = of.held.pop_front() {
+        match job {
+            ApplyJob::Entries { .. } if of.applier.is_saturated() => {
+                of.held.push_front(job);
+                return;
+            }
+            // Both would write to the engine.
+            ApplyJob::Install { .. } if of.applier.is_checkpointing() => {
+                of.held.push_front(job);
+                return;
+            }
+            ApplyJob::Entries { entries, .. } => {
+                let applier = &mut of.applier;
+                applier.apply(&entries, &|id| shared.waiters.is_ours(id), replies);
+                // Before the answers: a client that has its answer reads it here at once.
+                let slot = applier.applied();
+                if let Some(gate) = shared.gates.get(&group) {
+                    gate.applied(slot);
+                }
+                shared.waiters.answer(replies);
+                shared.inbox.push(ShellInput::Host(HostInput::Applied { group, slot }));
+                if let Some(job) = applier.checkpoint_if_due() {
+                    checkpoints.push(CheckpointJob { group, job });
+                }
+            }
+            ApplyJob::Install { mark, meta, .. } => install(shared, group, &mut of.applier, mark, &meta),
+            ApplyJob::Checkpointed { .. } | ApplyJob::Snapshot { .. } | ApplyJob::Receive { .. } => {}
+        }
+    }
 }
 
 fn install(shared: &Arc<Shared>, group: GroupId, applier: &mut Applier, mark: Mark, meta: &SnapshotMeta) {

@@ -58,8 +58,6 @@ use crate::{Applier, CheckpointPolicy, Host, HostConfig, HostCounters, HostInput
 pub struct ShellConfig {
     /// The host within.
     pub host: HostConfig,
-    /// This boot of the node, from [`begin_epoch`](crate::begin_epoch).
-    pub epoch: Epoch,
     /// When state is made durable.
     pub checkpoint: CheckpointPolicy,
     /// How many proposals of this node's clients may be unanswered; more are refused as busy. Default 8,192.
@@ -79,12 +77,11 @@ pub trait ShellObserver: Send + Sync + fmt::Debug {
 }
 
 impl ShellConfig {
-    /// The defaults for a node's boot.
+    /// The defaults for a node's boot, as [`begin_epoch`](crate::begin_epoch) counted it.
     #[must_use]
     pub fn of(node: NodeId, epoch: Epoch) -> Self {
         Self {
-            host: HostConfig::of(node),
-            epoch,
+            host: HostConfig::of(node, epoch),
             checkpoint: CheckpointPolicy::default(),
             proposals_max: 8_192,
             reads_max: 16_384,
@@ -250,7 +247,7 @@ impl Prepared {
             applies: Mailbox::new(usize::MAX),
             catchups: Mailbox::new(CATCHUPS_MAX),
             packets_max: config.packets_max,
-            waiters: Waiters::new(config.host.node, config.epoch, config.proposals_max),
+            waiters: Waiters::new(config.host.node, config.host.epoch, config.proposals_max),
             gates: groups.iter().map(|g| (g.group, ReadGate::new(g.state.slot, config.reads_max))).collect(),
             roles: groups.iter().map(|g| (g.group, watch::Sender::new(Role::default()))).collect(),
             configs: Mutex::new(groups.iter().map(|g| (g.group, g.core.status().config)).collect()),

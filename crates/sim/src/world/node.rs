@@ -180,16 +180,17 @@ impl Node {
             // What a follower writes at once must fit into half a segment.
             message_bytes_max: options.node.segment_bytes as usize / 16,
             inflight_bytes_max: options.node.segment_bytes as usize / 8,
+            batch_bytes_max: options.node.segment_bytes as usize / 8,
             inflight_messages_max: options.node.inflight_messages_max,
             apply_window_entries: options.node.apply_window_entries,
             cache_kept_bytes: options.node.cache_kept_bytes.min(options.node.cache_bytes_max),
             cache_bytes_max: options.node.cache_bytes_max,
             compaction_margin_entries: options.node.trailing,
-            compaction_lag_entries_max: 4 * options.node.trailing,
+            compaction_lag_entries_max: options.node.trailing_for_live,
             ..RaftConfig::default()
         };
         let core = Raft::new(boot, config).map_err(|error| error.to_string())?;
-        let mut host = Host::new(HostConfig::of(NodeId(self.id)));
+        let mut host = Host::new(HostConfig::of(NodeId(self.id), epoch));
         host.add_group(GROUP, Box::new(core), state.generation);
         let policy = CheckpointPolicy {
             pending_bytes: options.node.checkpoint_bytes,
