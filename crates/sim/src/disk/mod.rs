@@ -1,7 +1,7 @@
 //! A disk in memory that fails as disks do.
 //!
 //! It implements [`conclave_storage::Disk`], so the log's own code runs on it unchanged. What is not synced is
-//! kept apart, per 512-byte sector ([`image`]), and names apart from content; [`SimDisk::power_cut`] decides under the
+//! kept apart, per 512-byte sector, and names apart from content; [`SimDisk::power_cut`] decides under the
 //! seed what of it survives. A cut can also be armed to strike *inside* the n-th operation from now, so that every write, sync, rename and
 //! removal of the log is a place where it may have died.
 //!
