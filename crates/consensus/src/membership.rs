@@ -41,7 +41,7 @@ pub enum ConfigError {
     /// More than [`MEMBERS_MAX`] members.
     #[error("configuration has {0} members, more than {MEMBERS_MAX}")]
     TooManyMembers(usize),
-    /// A member without a node, or a node without a member.
+    /// A node without a member, a member that both votes and learns, or replica ids out of order or never allotted.
     #[error("configuration names members and nodes that do not match")]
     Inconsistent,
 }
@@ -108,7 +108,10 @@ impl Config {
         if self.is_joint() { Some(incoming.min(of(&self.outgoing)?)) } else { Some(incoming) }
     }
 
-    /// The record that goes into logs and snapshots.
+    /// The record that goes into logs and snapshots. A member without a node is not in it.
+    ///
+    /// # Panics
+    /// With more than 255 members; no configuration has more than [`MEMBERS_MAX`].
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(2 + self.nodes.len() * 17 + 8);
@@ -148,12 +151,13 @@ impl Config {
         }
         for _ in 0..count {
             let (replica, node, sets) = (ReplicaId(bytes.get_u64()), NodeId(bytes.get_u64()), bytes.get_u8());
-            if sets == 0 || sets > 7 || replica >= config.next_replica || replica.0 == 0 {
+            // A member votes now or learns, not both; an outgoing voter may be either.
+            let contradicts = sets == 0 || sets > 7 || sets & 5 == 5;
+            let ascends = config.nodes.last_key_value().is_none_or(|(last, _)| *last < replica);
+            if contradicts || !ascends || replica >= config.next_replica || replica.0 == 0 {
                 return Err(ConfigError::Inconsistent);
             }
-            if config.nodes.insert(replica, node).is_some() {
-                return Err(ConfigError::Inconsistent);
-            }
+            config.nodes.insert(replica, node);
             let members = [&mut config.voters, &mut config.outgoing, &mut config.learners];
             for (bit, set) in members.into_iter().enumerate() {
                 if sets >> bit & 1 == 1 {
