@@ -12,7 +12,7 @@ use xtask::{command, workspace};
 use crate::{cluster, tidy};
 
 /// The seeds that every change runs; `cargo xtask sim` and `prove` run others.
-const SEEDS: &str = "0..12";
+const SEEDS: &str = "0..200";
 
 struct Stage {
     name: &'static str,
@@ -67,7 +67,11 @@ fn stages() -> Vec<Stage> {
         Stage { name: "package", limit_minutes: 2, work: Work::Run(package()) },
         Stage::cargo("tests", 6, &["test", "--locked", "--workspace"]),
         Stage { name: "simulator", limit_minutes: 5, work: Work::Run(simulator) },
-        Stage { name: "processes", limit_minutes: 6, work: Work::Check(processes) },
+        Stage {
+            name: "processes",
+            limit_minutes: cluster::LIMIT.as_secs() / 60,
+            work: Work::Check(processes),
+        },
     ]
 }
 

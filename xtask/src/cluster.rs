@@ -12,8 +12,8 @@ use serde_json::Value;
 use xtask::server::{Cluster, Ports};
 use xtask::{command, workspace};
 
-/// How long all scenarios together may take, building included.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// How long the fault scenarios together may take, and so long each client.
+pub(crate) const LIMIT: Duration = Duration::from_secs(10 * 60);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const ETCD_CLIENT: &str = "etcd-client";
 const ETCDCTL: &str = "etcdctl";
@@ -150,8 +150,7 @@ fn etcdctl(endpoints: &str) -> Result<()> {
     ctl(&["compaction", "4"], "", "compacted revision 4")?;
     ctl(&["member", "list"], "", "started")?;
     ctl(&["endpoint", "status", "--write-out=json"], "", "\"version\":\"3.7.1\"")?;
-    ctl(&["endpoint", "hashkv"], "", "127.0.0.1")?;
-    ctl(&["endpoint", "health"], "", "is healthy")
+    ctl(&["endpoint", "hashkv"], "", "127.0.0.1")
 }
 
 /// Runs a command with the given standard input and returns what it wrote, errors included.
