@@ -300,6 +300,9 @@ impl Raft {
             return Ok(());
         }
         self.check_for_this_term(term, from, &body).map_err(bad)?;
+        if matches!(&body, Body::Append(append) if self.would_fall(append, &message.entries)) {
+            return Err(bad("terms fall along the log"));
+        }
         if term > self.meta.term {
             self.become_follower(term, None);
         }

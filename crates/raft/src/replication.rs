@@ -113,7 +113,9 @@ impl Raft {
         let prev_slot = peer.next.before();
         let last = Slot(prev_slot.0 + entries.len() as u64);
         let bytes = entries.iter().map(Entry::size_bytes).sum();
-        let append = Append { prev_slot: prev_slot.0, prev_term: prev.round, committed: self.committed.0 };
+        let quiet = entries.is_empty() && peer.mode == Mode::Replicate && !peer.poke;
+        let (prev_slot, prev_term, committed) = (prev_slot.0, prev.round, self.committed.0);
+        let append = Append { prev_slot, prev_term, committed, quiet };
         peer.told = self.committed;
         peer.sent(last, bytes);
         self.outbox.send(wire::message(self.id, to, self.meta.term, Body::Append(append), entries));
@@ -179,23 +181,37 @@ impl Raft {
             self.reject(leader, prev, prev_ballot);
             return Ok(());
         }
-        for entry in entries {
-            if entry.slot <= self.committed {
-                continue;
+        if let Some(first_new) = self.first_new(&entries) {
+            let slot = entries[first_new].slot;
+            if slot <= self.log.last() {
+                self.truncate_from(slot);
             }
-            if entry.slot <= self.log.last() {
-                if self.log.ballot_at(entry.slot) == Some(entry.ballot) {
-                    continue;
-                }
-                self.truncate_from(entry.slot);
-            }
-            self.append_entry(entry);
+            entries.into_iter().skip(first_new).for_each(|entry| self.append_entry(entry));
         }
         let matched = tail.max(self.committed.min(self.log.last()));
-        let before = self.acknowledge.map_or(Slot(0), |(_, slot)| slot);
-        self.acknowledge = Some((leader, matched.max(before)));
+        if !append.quiet {
+            let before = self.acknowledge.map_or(Slot(0), |(_, slot)| slot);
+            self.acknowledge = Some((leader, matched.max(before)));
+        }
         self.commit_to(Slot(append.committed).min(matched));
         Ok(())
+    }
+
+    /// Which of the entries is the first that this log does not hold.
+    fn first_new(&self, entries: &[Entry]) -> Option<usize> {
+        entries.iter().position(|entry| {
+            entry.slot > self.committed && self.log.ballot_at(entry.slot) != Some(entry.ballot)
+        })
+    }
+
+    /// Whether accepting the entries would make terms fall along the log, which no leader's log does. Where the entry before them
+    /// is compared, it cannot happen.
+    pub(crate) fn would_fall(&self, append: &Append, entries: &[Entry]) -> bool {
+        if Slot(append.prev_slot) > self.committed {
+            return false;
+        }
+        let Some(first) = self.first_new(entries).map(|place| &entries[place]) else { return false };
+        self.log.ballot_at(first.slot.before()).is_some_and(|before| first.ballot < before)
     }
 
     fn reject(&mut self, leader: ReplicaId, prev: Slot, prev_ballot: Ballot) {

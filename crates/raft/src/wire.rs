@@ -11,7 +11,7 @@ use prost::Message as _;
 pub(crate) const HEAD_BYTES_MAX: usize = 1_024;
 /// A term beyond this is no term: elections cannot have got there, and adding one must not overflow.
 pub(crate) const TERM_MAX: u64 = 1 << 62;
-const SLOT_MAX: u64 = 1 << 62;
+pub(crate) const SLOT_MAX: u64 = 1 << 62;
 const VERSION: u32 = 1;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -91,6 +91,9 @@ pub(crate) struct Append {
     pub(crate) prev_term: u64,
     #[prost(uint64, tag = "3")]
     pub(crate) committed: u64,
+    /// It only tells of a commit: to be answered if it does not match, and not if it does.
+    #[prost(bool, tag = "4")]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

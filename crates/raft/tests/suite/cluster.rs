@@ -11,19 +11,19 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Boot, Config, Consensus, Effect, Entry, Input, LogOp, LogSlice, Mark, Message, NodeId, Outcome,
-    Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, LogSlice, Mark, Message, NodeId,
+    Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 use conclave_raft::{Raft, RaftConfig, describe};
 
 /// What a log on a disk holds.
 #[derive(Clone, Debug, Default)]
-pub struct Disk {
-    pub meta: Bytes,
-    pub entries: BTreeMap<Slot, Entry>,
-    pub first: u64,
+pub(crate) struct Disk {
+    pub(crate) meta: Bytes,
+    pub(crate) entries: BTreeMap<Slot, Entry>,
+    pub(crate) first: u64,
     /// The last durable checkpoint.
-    pub state: SnapshotMeta,
+    pub(crate) state: SnapshotMeta,
 }
 
 impl Disk {
@@ -64,35 +64,35 @@ struct Write {
 }
 
 #[derive(Debug)]
-pub struct Node {
-    pub raft: Option<Raft>,
+pub(crate) struct Node {
+    pub(crate) raft: Option<Raft>,
     /// What a crash leaves.
-    pub disk: Disk,
+    pub(crate) disk: Disk,
     /// The disk once everything written is synced.
-    pub view: Disk,
+    pub(crate) view: Disk,
     writes: VecDeque<Write>,
-    pub delivered: Slot,
-    pub fetching: Option<(Slot, ReplicaId)>,
-    pub boots: u64,
+    pub(crate) delivered: Slot,
+    pub(crate) fetching: Option<(Slot, ReplicaId)>,
+    pub(crate) boots: u64,
     /// Proposals of this life without an outcome.
     open: BTreeSet<ProposalId>,
     /// Reads of this life without an answer, and what was chosen when they were asked.
     reads: BTreeMap<ReadId, Slot>,
 }
 
-pub struct Cluster {
-    pub now: Time,
-    pub nodes: BTreeMap<ReplicaId, Node>,
-    pub network: VecDeque<Message>,
+pub(crate) struct Cluster {
+    pub(crate) now: Time,
+    pub(crate) nodes: BTreeMap<ReplicaId, Node>,
+    pub(crate) network: VecDeque<Message>,
     /// Links that lose everything, by sender and receiver.
-    pub cut: BTreeSet<(ReplicaId, ReplicaId)>,
+    pub(crate) cut: BTreeSet<(ReplicaId, ReplicaId)>,
     /// Disks that hang.
-    pub stalled: BTreeSet<ReplicaId>,
-    pub transcript: Vec<String>,
-    pub chosen: BTreeMap<Slot, Entry>,
-    pub lost: BTreeMap<ProposalId, Outcome>,
-    pub answered: BTreeMap<ReadId, Option<Slot>>,
-    pub memberships: usize,
+    pub(crate) stalled: BTreeSet<ReplicaId>,
+    pub(crate) transcript: Vec<String>,
+    pub(crate) chosen: BTreeMap<Slot, Entry>,
+    pub(crate) lost: BTreeMap<ProposalId, Outcome>,
+    pub(crate) answered: BTreeMap<ReadId, Option<Slot>>,
+    pub(crate) memberships: usize,
     leaders: BTreeMap<u64, ReplicaId>,
     initial: Config,
     config: RaftConfig,
@@ -100,19 +100,19 @@ pub struct Cluster {
     counter: u64,
 }
 
-pub fn replica(id: u64) -> ReplicaId {
+pub(crate) fn replica(id: u64) -> ReplicaId {
     ReplicaId(id)
 }
 
-pub const HEARTBEAT: Duration = Duration::from_millis(100);
-pub const ELECTION: Duration = Duration::from_millis(1_000);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
+pub(crate) const ELECTION: Duration = Duration::from_millis(1_000);
 
 impl Cluster {
-    pub fn new(voters: u64, seed: u64) -> Self {
+    pub(crate) fn new(voters: u64, seed: u64) -> Self {
         Self::with(voters, 0, seed, RaftConfig::default())
     }
 
-    pub fn with(voters: u64, learners: u64, seed: u64, config: RaftConfig) -> Self {
+    pub(crate) fn with(voters: u64, learners: u64, seed: u64, config: RaftConfig) -> Self {
         let mut initial = Config::of_voters((1..=voters).map(|id| (ReplicaId(id), NodeId(id))));
         for id in voters + 1..=voters + learners {
             initial.learners.insert(ReplicaId(id));
@@ -158,26 +158,66 @@ impl Cluster {
         cluster
     }
 
-    pub fn ids(&self) -> Vec<ReplicaId> {
+    pub(crate) fn ids(&self) -> Vec<ReplicaId> {
         self.nodes.keys().copied().collect()
     }
 
-    pub fn node(&mut self, id: ReplicaId) -> &mut Node {
+    pub(crate) fn node(&mut self, id: ReplicaId) -> &mut Node {
         self.nodes.get_mut(&id).unwrap()
     }
 
-    pub fn status(&self, id: ReplicaId) -> Status {
+    pub(crate) fn status(&self, id: ReplicaId) -> Status {
         self.nodes[&id].raft.as_ref().unwrap().status()
     }
 
-    pub fn say(&mut self, line: impl Into<String>) {
+    pub(crate) fn say(&mut self, line: impl Into<String>) {
         self.transcript.push(line.into());
+    }
+
+    /// The disk of a replica that is down, as if it had written these terms from slot 1 on and then reached `term`.
+    pub(crate) fn write_disk(&mut self, id: ReplicaId, term: u8, terms: &[u64]) {
+        assert!(self.nodes[&id].raft.is_none() && term < 128);
+        let node = self.node(id);
+        // The record of term and vote: version 1, the term, no vote.
+        node.disk.meta = Bytes::from(vec![0x08, 1, 0x10, term]);
+        for (slot, term) in (1..).zip(terms) {
+            let entry = Entry {
+                slot: Slot(slot),
+                ballot: Ballot::term(*term),
+                kind: Kind::Noop,
+                id: ProposalId::NONE,
+                payload: Bytes::new(),
+            };
+            node.disk.entries.insert(Slot(slot), entry);
+        }
+        node.view = node.disk.clone();
+    }
+
+    /// A cluster that begins with these logs, all replicas in `term`.
+    pub(crate) fn of_logs(term: u8, logs: &[&[u64]], config: RaftConfig) -> Self {
+        let mut cluster = Self::with(logs.len() as u64, 0, 1, config);
+        for (id, terms) in (1..).zip(logs) {
+            cluster.crash(ReplicaId(id));
+            cluster.write_disk(ReplicaId(id), term, terms);
+            cluster.restart(ReplicaId(id));
+        }
+        cluster
+    }
+
+    /// The terms in a replica's log, from slot 1 on.
+    pub(crate) fn terms(&self, id: ReplicaId) -> Vec<u64> {
+        self.nodes[&id].view.entries.values().map(|entry| entry.ballot.round).collect()
+    }
+
+    /// The messages under way whose description contains `what`.
+    pub(crate) fn under_way(&self, what: &str) -> Vec<String> {
+        self.network.iter().map(describe).filter(|line| line.contains(what)).collect()
     }
 
     // ---- lives ----
 
     /// Everything that was not synced is gone.
-    pub fn crash(&mut self, id: ReplicaId) {
+    pub(crate) fn crash(&mut self, id: ReplicaId) {
         let node = self.node(id);
         node.raft = None;
         node.writes.clear();
@@ -188,7 +228,7 @@ impl Cluster {
         self.network.retain(|message| message.to != id);
     }
 
-    pub fn restart(&mut self, id: ReplicaId) {
+    pub(crate) fn restart(&mut self, id: ReplicaId) {
         let (now, config, seed) = (self.now, self.config, self.seed);
         let node = self.node(id);
         if node.raft.is_some() {
@@ -215,7 +255,7 @@ impl Cluster {
 
     // ---- inputs ----
 
-    pub fn step(&mut self, id: ReplicaId, input: Input) -> Result<(), StepError> {
+    pub(crate) fn step(&mut self, id: ReplicaId, input: Input) -> Result<(), StepError> {
         let now = self.now;
         let Some(raft) = self.node(id).raft.as_mut() else { return Ok(()) };
         let done = raft.step(now, input);
@@ -224,13 +264,13 @@ impl Cluster {
     }
 
     /// Steps and drains.
-    pub fn input(&mut self, id: ReplicaId, input: Input) -> Result<(), StepError> {
+    pub(crate) fn input(&mut self, id: ReplicaId, input: Input) -> Result<(), StepError> {
         let done = self.step(id, input);
         self.drain(id);
         done
     }
 
-    pub fn propose(&mut self, id: ReplicaId, count: u64) -> Result<Vec<ProposalId>, StepError> {
+    pub(crate) fn propose(&mut self, id: ReplicaId, count: u64) -> Result<Vec<ProposalId>, StepError> {
         let mut batch = Vec::new();
         for _ in 0..count {
             self.counter += 1;
@@ -247,13 +287,13 @@ impl Cluster {
         Ok(ids)
     }
 
-    pub fn transfer(&mut self, id: ReplicaId, to: ReplicaId) -> Result<ProposalId, StepError> {
+    pub(crate) fn transfer(&mut self, id: ReplicaId, to: ReplicaId) -> Result<ProposalId, StepError> {
         self.counter += 1;
         let proposal = ProposalId { node: NodeId(id.0), sequence: self.counter };
         self.input(id, Input::Transfer { id: proposal, to }).map(|()| proposal)
     }
 
-    pub fn read(&mut self, id: ReplicaId, mode: ReadMode) -> ReadId {
+    pub(crate) fn read(&mut self, id: ReplicaId, mode: ReadMode) -> ReadId {
         self.counter += 1;
         let read = ReadId(self.counter);
         let seen = self.chosen.keys().next_back().copied().unwrap_or_default();
@@ -266,7 +306,7 @@ impl Cluster {
 
     // ---- effects ----
 
-    pub fn drain(&mut self, id: ReplicaId) {
+    pub(crate) fn drain(&mut self, id: ReplicaId) {
         loop {
             let mut effects = Vec::new();
             let Some(raft) = self.node(id).raft.as_mut() else { return };
@@ -393,7 +433,7 @@ impl Cluster {
     }
 
     /// Makes the oldest writes of a replica durable.
-    pub fn sync(&mut self, id: ReplicaId) -> bool {
+    pub(crate) fn sync(&mut self, id: ReplicaId) -> bool {
         if self.stalled.contains(&id) || self.nodes[&id].writes.is_empty() {
             return false;
         }
@@ -418,14 +458,19 @@ impl Cluster {
         true
     }
 
+    /// Makes everything written durable; says whether there was anything.
+    pub(crate) fn sync_all(&mut self) -> bool {
+        self.ids().into_iter().filter(|id| self.sync(*id)).count() > 0
+    }
+
     // ---- the network ----
 
-    pub fn is_cut(&self, message: &Message) -> bool {
+    pub(crate) fn is_cut(&self, message: &Message) -> bool {
         self.cut.contains(&(message.from, message.to))
     }
 
     /// Brings the message at `place` of those under way.
-    pub fn deliver_at(&mut self, place: usize) -> bool {
+    pub(crate) fn deliver_at(&mut self, place: usize) -> bool {
         let Some(message) = self.network.remove(place) else { return false };
         if !self.is_cut(&message) && self.nodes[&message.to].raft.is_some() {
             let _ = self.input(message.to, Input::Message(message));
@@ -434,19 +479,18 @@ impl Cluster {
     }
 
     /// Brings every message and every sync, until nothing is under way.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..5_000 {
-            let synced = self.ids().into_iter().fold(false, |any, id| self.sync(id) || any);
+            let synced = self.sync_all();
             if !self.deliver_at(0) && !synced {
                 return;
             }
         }
-        std::fs::write("/tmp/transcript.txt", self.transcript.join("\n")).unwrap();
         panic!("the cluster never comes to rest");
     }
 
     /// Lets time pass, with everything under way arriving at once.
-    pub fn run(&mut self, span: Duration) {
+    pub(crate) fn run(&mut self, span: Duration) {
         let end = self.now.after(span);
         loop {
             self.settle();
@@ -459,7 +503,7 @@ impl Cluster {
         self.now = end;
     }
 
-    pub fn tick_at(&mut self, time: Time) {
+    pub(crate) fn tick_at(&mut self, time: Time) {
         self.now = self.now.max(time);
         for id in self.ids() {
             let due = self.nodes[&id].raft.as_ref().and_then(Consensus::next_deadline);
@@ -469,7 +513,7 @@ impl Cluster {
         }
     }
 
-    pub fn isolate(&mut self, id: ReplicaId) {
+    pub(crate) fn isolate(&mut self, id: ReplicaId) {
         for other in self.ids() {
             self.cut.insert((id, other));
             self.cut.insert((other, id));
@@ -477,19 +521,18 @@ impl Cluster {
     }
 
     /// Runs until some replica serves, and says which.
-    pub fn elect(&mut self) -> ReplicaId {
+    pub(crate) fn elect(&mut self) -> ReplicaId {
         for _ in 0..200 {
             self.run(HEARTBEAT);
             if let Some(leader) = self.serving() {
                 return leader;
             }
         }
-        std::fs::write("/tmp/transcript.txt", self.transcript.join("\n")).unwrap();
         panic!("nobody was elected");
     }
 
     /// Lets the replica stand before any other can, and win.
-    pub fn elect_this(&mut self, id: ReplicaId) {
+    pub(crate) fn elect_this(&mut self, id: ReplicaId) {
         self.settle();
         for _ in 0..50 {
             let due = self.nodes[&id].raft.as_ref().unwrap().next_deadline().unwrap();
@@ -504,7 +547,7 @@ impl Cluster {
     }
 
     /// Who serves in the highest term.
-    pub fn serving(&self) -> Option<ReplicaId> {
+    pub(crate) fn serving(&self) -> Option<ReplicaId> {
         let up = self.nodes.iter().filter_map(|(id, node)| Some((*id, node.raft.as_ref()?.status())));
         up.filter(|(_, status)| status.serving).max_by_key(|(_, status)| status.ballot).map(|(id, _)| id)
     }
@@ -512,7 +555,7 @@ impl Cluster {
     // ---- snapshots ----
 
     /// A checkpoint of everything delivered is durable; the core may cut its log.
-    pub fn checkpoint(&mut self, id: ReplicaId) {
+    pub(crate) fn checkpoint(&mut self, id: ReplicaId) {
         let node = self.node(id);
         let Some(raft) = &node.raft else { return };
         let slot = node.delivered;
@@ -527,7 +570,7 @@ impl Cluster {
     }
 
     /// The snapshot that a replica fetches arrives, if its giver has one that serves.
-    pub fn fetch(&mut self, id: ReplicaId) -> bool {
+    pub(crate) fn fetch(&mut self, id: ReplicaId) -> bool {
         let Some((at_least, from)) = self.node(id).fetching.take() else { return false };
         let meta = self.nodes[&from].disk.state.clone();
         if self.nodes[&from].raft.is_none() || meta.slot < at_least {
@@ -574,7 +617,7 @@ impl Cluster {
     }
 
     /// After everything healed: every proposal of a replica that still lives has had its outcome, every read its answer.
-    pub fn check_outcomes(&self) {
+    pub(crate) fn check_outcomes(&self) {
         for (id, node) in &self.nodes {
             if node.raft.is_some() {
                 assert!(node.open.is_empty(), "no outcome at {id} for {:?}", node.open);

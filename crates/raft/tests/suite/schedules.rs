@@ -137,7 +137,7 @@ fn config(tight: bool) -> RaftConfig {
 
 fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
     let mut cluster = Cluster::with(voters, 0, seed, config(tight));
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         cluster.elect();
     }
     for act in acts {
