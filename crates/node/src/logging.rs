@@ -195,14 +195,22 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut source = value.source();
-        while let Some(cause) = source {
-            let _ = write!(text, ": {cause}");
-            source = cause.source();
-        }
-        self.put(field, text.into());
+        self.put(field, with_causes(value).into());
     }
+}
+
+/// An error and what caused it, in one line. Some messages hold their cause already, for those who print no more than the message.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// RFC 3339 in UTC with microseconds.
@@ -237,6 +245,21 @@ mod tests {
         assert_eq!(timestamp(951_782_400, 0), "2000-02-29T00:00:00.000000Z");
         assert_eq!(timestamp(1_795_437_000, 999_999), "2026-11-23T12:30:00.999999Z");
         assert_eq!(timestamp(4_107_542_400, 0), "2100-03-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        enum Outer {
+            #[error("no port: {source}")]
+            Told { source: io::Error },
+            #[error("no port")]
+            Untold { source: io::Error },
+        }
+        let source = || io::Error::other("in use");
+        for outer in [Outer::Told { source: source() }, Outer::Untold { source: source() }] {
+            assert_eq!(with_causes(&outer), "no port: in use");
+        }
     }
 
     #[test]

@@ -17,10 +17,13 @@ use crate::config::{Config, ConfigError};
 use crate::datadir::{DataDir, DataDirError};
 use crate::front::{Front, ListenError, Listeners};
 use crate::identity::{self, IdentityError};
-use crate::replicated::{self, DATA, Replicated, Running};
+use crate::replicated::{self, DATA, Network, Replicated, Running};
 
 /// How long a stop waits for another member to take leadership over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for the disk.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a node did not start, or had to halt.
 #[derive(Debug, Error)]
@@ -51,6 +54,13 @@ pub enum NodeError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] conclave_storage::LogError),
+    /// The state is there and the log is not.
+    #[error(
+        "the data directory {} has a state but no log: the log was lost, and with it what this member promised; \
+         restore both from one copy, or start with an empty data directory as a new member",
+        .0.display()
+    )]
+    LogMissing(PathBuf),
     /// The state cannot be opened.
     #[error(transparent)]
     State(#[from] conclave_storage::StateError),
@@ -78,6 +88,7 @@ pub struct Node {
     backend: Arc<Replicated>,
     transport: Arc<TcpTransport>,
     asking: JoinHandle<()>,
+    _network: Network,
     _data_dir: DataDir,
 }
 
@@ -95,14 +106,16 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, NodeError> {
         config.validate()?;
         let bootstrap = identity::bootstrap(&config)?;
+        // Before anything is written: a port in use is the likeliest mistake, and a directory would keep the identity it was made with.
         let listeners = Listeners::bind(&config)?;
+        let transport = replicated::listen(&config, &bootstrap).await?;
         let data_dir =
             DataDir::open(&config.data_dir, bootstrap.identity, &config.name, config.initial_cluster_state)?;
-        let Running { backend, shell, transport } =
-            replicated::start(&config, &bootstrap, data_dir.path()).await?;
+        let Running { backend, shell, transport, network } =
+            replicated::start(&config, &bootstrap, data_dir.path(), transport)?;
         let asking = tokio::spawn(Arc::clone(backend.introductions()).keep_asking(shell.handle()));
         let front = Front::serve(listeners, &config, Arc::clone(&backend) as Arc<dyn Backend>);
-        Ok(Self { front, shell, backend, transport, asking, _data_dir: data_dir })
+        Ok(Self { front, shell, backend, transport, asking, _network: network, _data_dir: data_dir })
     }
 
     /// The address of the first listener for clients.
@@ -123,7 +136,10 @@ impl Node {
         self.front.shutdown().await;
         let shell = self.shell;
         // The threads may be in a sync: not for a runtime's thread to wait for.
-        let _ = tokio::task::spawn_blocking(move || shell.stop()).await;
+        let stopping = tokio::task::spawn_blocking(move || shell.stop());
+        if tokio::time::timeout(STOP_LIMIT, stopping).await.is_err() {
+            tracing::error!("a thread waits for the disk; what it writes was acknowledged to nobody");
+        }
         self.transport.shutdown().await;
     }
 

@@ -5,9 +5,7 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conclave_api::etcdserverpb::Member;
-use conclave_consensus::{
-    Config as Membership, Consensus, GroupId, NodeId, ReadError, ReplicaId, SnapshotMeta, Timing,
-};
+use conclave_consensus::{Config as Membership, Consensus, GroupId, NodeId, ReplicaId, SnapshotMeta, Timing};
 use conclave_kv::{Machine, Reader};
 use conclave_raft::{Raft, RaftConfig};
 use conclave_replica::{
@@ -15,7 +13,8 @@ use conclave_replica::{
     begin_epoch, boot_group, boot_time,
 };
 use conclave_storage::{
-    Disk, LogStore, LsmEngine, LsmOptions, RealDisk, StateEngine, StateStore, Wal, WalObserver, WalOptions,
+    Disk, HOST_GROUP, LogStore, LsmEngine, LsmOptions, RealDisk, StateEngine, StateStore, Wal, WalObserver,
+    WalOptions,
 };
 use conclave_transport::{ClusterId, TcpOptions, TcpTransport};
 
@@ -78,6 +77,26 @@ pub(crate) struct Running {
     pub(crate) backend: Arc<Replicated>,
     pub(crate) shell: Shell,
     pub(crate) transport: Arc<TcpTransport>,
+    pub(crate) network: Network,
+}
+
+/// The runtime of the transport's tasks. Dropped, it ends without waiting, since that may happen inside another runtime.
+#[derive(Debug)]
+pub(crate) struct Network(Option<tokio::runtime::Runtime>);
+
+impl Network {
+    async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let runtime = self.0.as_ref().expect("taken by drop alone");
+        runtime.spawn(work).await.expect("the work does not panic, and nobody aborts it")
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Opens the log and the state under `data_dir` and starts everything but the services.
@@ -90,7 +109,16 @@ pub(crate) async fn start(
     let node = NodeId(member_id);
     // Before anything is written: a port in use is the likeliest mistake.
     let listen = config.listen_peer_urls.iter().map(crate::config::url::Url::authority).collect();
-    let transport = Arc::new(TcpTransport::bind(TcpOptions::new(node, ClusterId(cluster_id), listen)).await?);
+    let options = TcpOptions::new(node, ClusterId(cluster_id), listen);
+    // A thread of its own: a long read in a client's request must never keep heartbeats waiting.
+    let network = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("conclave-net")
+        .enable_all()
+        .build()
+        .map_err(NodeError::Threads)?;
+    let network = Network(Some(network));
+    let transport = Arc::new(network.run(TcpTransport::bind(options)).await?);
 
     let times = Arc::new(DiskTimes::default());
     let options = WalOptions {
@@ -100,6 +128,9 @@ pub(crate) async fn start(
     };
     let wal = Arc::new(Wal::open(open_disk(&data_dir.join("log"))?, options)?);
     let log: Arc<dyn LogStore> = Arc::clone(&wal) as Arc<dyn LogStore>;
+    if log.state(HOST_GROUP).meta.is_empty() && data_dir.join("state").exists() {
+        return Err(NodeError::LogMissing(data_dir.to_owned()));
+    }
     let epoch = begin_epoch(log.as_ref(), cluster_id, node)?;
 
     let found = log.state(DATA);
@@ -159,7 +190,7 @@ pub(crate) async fn start(
         times,
         barriers_failed: Counter::default(),
     });
-    Ok(Running { backend, shell, transport })
+    Ok(Running { backend, shell, transport, network })
 }
 
 /// The initial members in the order of their ids, numbered from 1: every member derives the same.
@@ -229,9 +260,10 @@ impl Backend for Replicated {
             self.handle.read_barrier(DATA).await.map_err(|error| {
                 self.barriers_failed.increment();
                 match error {
-                    ReadError::Busy => BarrierError::Overloaded,
-                    ReadError::NoLeader => BarrierError::NoLeader,
-                    ReadError::LeaderChanged => BarrierError::LeaderChanged,
+                    conclave_replica::BarrierError::Busy => BarrierError::Overloaded,
+                    conclave_replica::BarrierError::Stopped | conclave_replica::BarrierError::NoGroup => {
+                        BarrierError::Stopped
+                    }
                 }
             })
         })

@@ -36,6 +36,8 @@ pub fn run(config: Config, notices: &[String]) -> Result<(), RunError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().thread_name("conclave-io").enable_all().build()?;
     let outcome = runtime.block_on(serve(config));
+    // A thread that waits for a disk that hangs must not keep the process.
+    runtime.shutdown_background();
     if let Err(error) = &outcome {
         tracing::error!(error = error as &dyn std::error::Error, "the node ended");
     }

@@ -74,7 +74,8 @@ impl Raft {
             return Err(StepError::NotLeader { leader: self.leader });
         };
         if leader.transfer.is_some() {
-            return Err(StepError::Busy);
+            // Soon another one's to take, or ours again: a matter of leadership, not of load.
+            return Err(StepError::NotLeader { leader: None });
         }
         let size_bytes_max = self.config.entry_bytes_max;
         if let Some(large) =

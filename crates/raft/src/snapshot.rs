@@ -8,7 +8,7 @@ use conclave_consensus::{Effect, LogOp, Mark, ReplicaId, Slot, SnapshotMeta, Ste
 
 use crate::{
     core::{Raft, Role},
-    wire::SnapshotOffer,
+    wire::{SLOT_MAX, SnapshotOffer},
 };
 
 /// A follower's way to a snapshot.
@@ -54,6 +54,10 @@ impl Raft {
             return;
         }
         self.fetch = Fetch::Idle;
+        // From another node's disk, over the wire: a slot out of range, or a membership without this replica, is nobody's state.
+        if meta.slot.0 > SLOT_MAX || !meta.config.nodes.contains_key(&self.id) {
+            return;
+        }
         if self.is_leader() || meta.slot <= self.delivered || meta.ballot.round > self.meta.term {
             return;
         }

@@ -146,7 +146,10 @@ impl Default for SnapshotServer {
 struct Stream {
     to: conclave_consensus::NodeId,
     fetch: u64,
-    source: Box<dyn SnapshotSource>,
+    /// Given back with the last piece: it keeps the engine from forgetting anything.
+    source: Option<Box<dyn SnapshotSource>>,
+    /// Whether a piece was asked for since the last sweep.
+    asked: bool,
     /// The last piece given, kept so that a lost one can be given again.
     piece: u64,
     body: Bytes,
@@ -192,7 +195,8 @@ impl SnapshotServer {
                 }
                 let Some(body) = source.next(self.piece_bytes)? else { return refused };
                 let ahead = source.next(self.piece_bytes)?;
-                Stream { to, fetch, source, piece: 0, body, last: ahead.is_none(), ahead }
+                let source = ahead.is_some().then_some(source);
+                Stream { to, fetch, source, asked: true, piece: 0, body, last: ahead.is_none(), ahead }
             }
             None => return refused,
         };
@@ -200,9 +204,16 @@ impl SnapshotServer {
             let Some(body) = stream.ahead.take() else { return refused };
             stream.body = body;
             stream.piece = piece;
-            stream.ahead = stream.source.next(self.piece_bytes)?;
+            stream.ahead = match &mut stream.source {
+                Some(source) => source.next(self.piece_bytes)?,
+                None => None,
+            };
             stream.last = stream.ahead.is_none();
+            if stream.last {
+                stream.source = None;
+            }
         }
+        stream.asked = true;
         let answer =
             if piece == stream.piece { (stream.body.clone(), stream.last) } else { (Bytes::new(), true) };
         if self.streams.len() >= STREAMS_MAX {
@@ -210,5 +221,10 @@ impl SnapshotServer {
         }
         self.streams.push(stream);
         Ok(answer)
+    }
+
+    /// Called once in a while: forgets the fetches that nobody went on with since the last call.
+    pub fn sweep(&mut self) {
+        self.streams.retain_mut(|stream| std::mem::take(&mut stream.asked));
     }
 }

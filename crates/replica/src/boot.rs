@@ -44,6 +44,19 @@ pub enum BootError {
     /// The node's own record does not read.
     #[error("the node's record in the log is malformed: {0}")]
     Record(#[from] prost::DecodeError),
+    /// The log ends before the state does: it is not the log that led to this state.
+    #[error(
+        "the state of group {group} ends at {state} but its log at {last}: the log was lost or is older, and with it what this member \
+         promised; restore both from one copy, or rejoin as a new member"
+    )]
+    LogBehind {
+        /// Which group.
+        group: GroupId,
+        /// The last slot of the state.
+        state: Slot,
+        /// The last slot of the log.
+        last: Slot,
+    },
     /// The state does not reach the beginning of the log: the directory was restored from parts of different age.
     #[error(
         "the state of group {group} ends at {state} and its log begins at {first}: \
@@ -101,6 +114,10 @@ pub fn boot_group(
     let first = found.first.max(Slot(1));
     if first.0 > state.slot.0 + 1 {
         return Err(BootError::Gap { group, state: state.slot, first });
+    }
+    // A checkpoint holds only what is durable in the log, and a snapshot's slot is where the log goes on.
+    if found.last < state.slot {
+        return Err(BootError::LogBehind { group, state: state.slot, last: found.last });
     }
     let mut entries = Vec::new();
     let mut from = state.slot.next();

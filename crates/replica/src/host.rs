@@ -34,7 +34,7 @@ pub struct HostConfig {
     pub epoch: Epoch,
     /// How many proposals of a group may wait for a leader to be known. Default 4,096; more are refused as busy.
     pub parked_max: usize,
-    /// How many bytes of them. Default 64 MiB.
+    /// How many bytes of them: they leave together, so half of what a peer's queue takes. Default 16 MiB.
     pub parked_bytes_max: usize,
     /// How long they wait before they fail. Default 3 s.
     pub parked_for: Duration,
@@ -50,7 +50,7 @@ impl HostConfig {
             node,
             epoch,
             parked_max: 4_096,
-            parked_bytes_max: 64 << 20,
+            parked_bytes_max: 16 << 20,
             parked_for: Duration::from_secs(3),
             piece_timeout: Duration::from_secs(2),
         }
@@ -87,6 +87,8 @@ struct Group {
     reads: BTreeSet<ReadId>,
     fetch: Option<Fetch>,
     fetches: u64,
+    /// After a fetch that failed, the next is not begun before this.
+    fetch_after: Time,
     generation: u64,
 }
 
@@ -133,6 +135,7 @@ impl Host {
                 reads: BTreeSet::new(),
                 fetch: None,
                 fetches: 0,
+                fetch_after: Time(0),
                 generation,
             },
         );
@@ -208,6 +211,7 @@ impl Host {
             HostInput::SnapshotBroken { group, fetch } => {
                 let Some(g) = self.groups.get_mut(&group) else { return };
                 if g.fetch.take_if(|f| f.id() == fetch).is_some() {
+                    g.fetch_after = self.now.after(self.config.piece_timeout);
                     self.feed(group, Input::SnapshotFailed);
                 }
             }
@@ -502,7 +506,7 @@ impl Host {
         let Some(g) = self.groups.get_mut(&group) else { return };
         let sources: Vec<NodeId> =
             from.iter().filter_map(|replica| g.config.nodes.get(replica).copied()).collect();
-        if sources.is_empty() {
+        if sources.is_empty() || now < g.fetch_after {
             self.feed(group, Input::SnapshotFailed);
             return;
         }
@@ -530,6 +534,7 @@ impl Host {
             }
             FetchStep::GiveUp => {
                 g.fetch = None;
+                g.fetch_after = now.after(self.config.piece_timeout);
                 self.feed(group, Input::SnapshotFailed);
             }
         }

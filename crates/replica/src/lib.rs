@@ -30,5 +30,6 @@ pub use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateMach
 pub use effects::{HostEffect, HostInput, ProposeError};
 pub use host::{Host, HostConfig, HostCounters};
 pub use shell::{
-    Answerer, Fatal, GroupSetup, Handle, Prepared, Role, Shell, ShellConfig, ShellObserver, boot_time,
+    Answerer, BarrierError, Fatal, GroupSetup, Handle, Prepared, Role, Shell, ShellConfig, ShellObserver,
+    boot_time,
 };

@@ -36,6 +36,20 @@ impl KvService {
     }
 }
 
+/// A range of at most this many keys is read by the task that serves it.
+const SHORT_RANGE_KEYS: i64 = 1_000;
+
+/// Does a read that may take long where it keeps no other request waiting.
+fn at_leisure<T>(request: &RangeRequest, read: impl FnOnce() -> T) -> T {
+    let short = request.range_end.is_empty() || (1..=SHORT_RANGE_KEYS).contains(&request.limit);
+    let threads = tokio::runtime::Handle::current().runtime_flavor();
+    if short || threads != tokio::runtime::RuntimeFlavor::MultiThread {
+        read()
+    } else {
+        tokio::task::block_in_place(read)
+    }
+}
+
 /// The reply to a command of another kind: a broken invariant of the state machine.
 fn mismatched() -> Status {
     refusal(KvError::Malformed)
@@ -50,7 +64,8 @@ impl Kv for KvService {
         if !request.serializable {
             self.0.read_barrier().await?;
         }
-        let mut response = self.0.backend.reader().range(&request).map_err(refusal)?;
+        let mut response =
+            at_leisure(&request, || self.0.backend.reader().range(&request)).map_err(refusal)?;
         self.0.metrics.ranges.increment();
         self.fill(&mut response.header);
         Ok(Response::new(response))

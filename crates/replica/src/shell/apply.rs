@@ -9,7 +9,7 @@ use std::{
 use conclave_consensus::{Entry, GroupId, Mark, SnapshotMeta};
 use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError};
 
-use super::{Fatal, Shared, ShellInput, clock, mailbox::Mailbox};
+use super::{Fatal, Shared, ShellInput, clock};
 use crate::{Applier, HostInput};
 
 /// Work for the apply thread, which owns the state machines.
@@ -40,11 +40,7 @@ struct Group {
     held: VecDeque<ApplyJob>,
 }
 
-pub(super) fn run(
-    shared: &Arc<Shared>,
-    appliers: BTreeMap<GroupId, Applier>,
-    checkpoints: &Mailbox<CheckpointJob>,
-) {
+pub(super) fn run(shared: &Arc<Shared>, appliers: BTreeMap<GroupId, Applier>) {
     let mut groups: BTreeMap<GroupId, Group> = appliers
         .into_iter()
         .map(|(group, applier)| (group, Group { applier, held: VecDeque::new() }))
@@ -58,7 +54,7 @@ pub(super) fn run(
                 ApplyJob::Entries { group, .. } | ApplyJob::Install { group, .. } => {
                     let Some(of) = groups.get_mut(&group) else { continue };
                     of.held.push_back(job);
-                    proceed(shared, group, of, checkpoints, &mut replies);
+                    proceed(shared, group, of, &mut replies);
                 }
                 ApplyJob::Checkpointed { group } => {
                     let Some(of) = groups.get_mut(&group) else { continue };
@@ -66,7 +62,7 @@ pub(super) fn run(
                         tracing::debug!(%group, slot = %meta.slot, "checkpoint is durable");
                         shared.inbox.push(ShellInput::Host(HostInput::Checkpointed { group, meta }));
                     }
-                    proceed(shared, group, of, checkpoints, &mut replies);
+                    proceed(shared, group, of, &mut replies);
                 }
                 // Whoever asked waits on this very channel.
                 ApplyJob::Snapshot { group, answer } => {
@@ -83,22 +79,16 @@ pub(super) fn run(
             swept = clock::now();
             for (group, of) in &mut groups {
                 if let Some(job) = of.applier.checkpoint() {
-                    checkpoints.push(CheckpointJob { group: *group, job });
+                    shared.checkpoints.push(CheckpointJob { group: *group, job });
                 }
             }
         }
     }
-    checkpoints.close();
+    shared.checkpoints.close();
 }
 
 /// Does what is held, as far as the checkpoint under way allows.
-fn proceed(
-    shared: &Arc<Shared>,
-    group: GroupId,
-    of: &mut Group,
-    checkpoints: &Mailbox<CheckpointJob>,
-    replies: &mut Replies,
-) {
+fn proceed(shared: &Arc<Shared>, group: GroupId, of: &mut Group, replies: &mut Replies) {
     while let Some(job) = of.held.pop_front() {
         match job {
             ApplyJob::Entries { .. } if of.applier.is_saturated() => {
@@ -121,7 +111,7 @@ fn proceed(
                 shared.waiters.answer(replies);
                 shared.inbox.push(ShellInput::Host(HostInput::Applied { group, slot }));
                 if let Some(job) = applier.checkpoint_if_due() {
-                    checkpoints.push(CheckpointJob { group, job });
+                    shared.checkpoints.push(CheckpointJob { group, job });
                 }
             }
             ApplyJob::Install { mark, meta, .. } => install(shared, group, &mut of.applier, mark, &meta),
@@ -144,9 +134,9 @@ fn install(shared: &Arc<Shared>, group: GroupId, applier: &mut Applier, mark: Ma
 }
 
 /// Writes one checkpoint after the other.
-pub(super) fn run_checkpoints(shared: &Arc<Shared>, jobs: &Mailbox<CheckpointJob>) {
+pub(super) fn run_checkpoints(shared: &Arc<Shared>) {
     let mut taken = Vec::new();
-    while jobs.take(None, &mut taken) {
+    while shared.checkpoints.take(None, &mut taken) {
         for CheckpointJob { group, job } in taken.drain(..) {
             let began = clock::now();
             let done = if mutant_log_is_cut_before_state_is_persisted() { Ok(()) } else { job.run() };

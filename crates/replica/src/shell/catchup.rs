@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -10,8 +11,11 @@ use conclave_consensus::{GroupId, LogReadId, NodeId, Slot, SlotRange};
 use conclave_storage::{LogStore, SnapshotSink, StateError};
 use conclave_transport::Packet;
 
-use super::{Shared, ShellInput, apply::ApplyJob};
+use super::{Shared, ShellInput, apply::ApplyJob, clock};
 use crate::{HostInput, SnapshotServer};
+
+/// How long a fetch may rest before it is forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Work for the catch-up thread.
 #[derive(Debug)]
@@ -25,7 +29,12 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
     let mut jobs = Vec::new();
     let mut servers: BTreeMap<GroupId, SnapshotServer> = BTreeMap::new();
     let mut sinks: BTreeMap<GroupId, (u64, Box<dyn SnapshotSink>)> = BTreeMap::new();
-    while shared.catchups.take(None, &mut jobs) {
+    let mut swept = clock::now();
+    while shared.catchups.take(Some(SWEEP_EVERY), &mut jobs) {
+        if clock::now().since(swept) >= SWEEP_EVERY {
+            swept = clock::now();
+            servers.values_mut().for_each(SnapshotServer::sweep);
+        }
         for job in jobs.drain(..) {
             match job {
                 CatchupJob::ReadLog { group, id, range, bytes_max } => {

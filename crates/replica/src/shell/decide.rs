@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use conclave_consensus::{GroupId, NodeId};
+use conclave_consensus::{GroupId, NodeId, Proposal};
 use conclave_transport::Packet;
 
 use super::{Fatal, Role, Shared, ShellInput, apply::ApplyJob, catchup::CatchupJob, clock, log::LogJob};
@@ -21,7 +21,9 @@ pub(super) fn run(shared: &Arc<Shared>, mut host: Host) {
     let mut out = Outgoing::default();
     host.drain(&mut effects);
     loop {
-        dispatch(shared, &mut effects, &mut out);
+        if !dispatch(shared, &mut effects, &mut out) {
+            return;
+        }
         let mut wait = host.next_deadline().map(|at| at.since(clock::now()));
         if shared.gates.values().any(|gate| gate.is_waiting()) {
             wait = Some(wait.map_or(READS_EVERY, |wait| wait.min(READS_EVERY)));
@@ -53,6 +55,9 @@ pub(super) fn run(shared: &Arc<Shared>, mut host: Host) {
     }
 }
 
+/// A joined batch that holds this much takes no more: it may have to travel as one packet.
+const JOINED_BYTES: usize = 1 << 20;
+
 /// Joins neighbouring proposals of a group, so that the core is stepped once for them.
 struct Proposals<I: Iterator> {
     inputs: std::iter::Peekable<I>,
@@ -71,9 +76,14 @@ impl<I: Iterator<Item = ShellInput>> Iterator for Proposals<I> {
         let mut first = self.inputs.next()?;
         if let ShellInput::Host(HostInput::Propose { group, batch }) = &mut first {
             let same = |next: &ShellInput| matches!(next, ShellInput::Host(HostInput::Propose { group: g, .. }) if g == group);
-            while let Some(ShellInput::Host(HostInput::Propose { batch: more, .. })) =
-                self.inputs.next_if(same)
+            let bytes_of =
+                |batch: &[Proposal]| batch.iter().map(|proposal| proposal.payload.len()).sum::<usize>();
+            let mut bytes = bytes_of(batch);
+            while bytes < JOINED_BYTES
+                && let Some(ShellInput::Host(HostInput::Propose { batch: more, .. })) =
+                    self.inputs.next_if(same)
             {
+                bytes += bytes_of(&more);
                 batch.extend(more);
             }
         }
@@ -87,7 +97,8 @@ struct Outgoing {
     packets: BTreeMap<NodeId, Vec<Packet>>,
 }
 
-fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgoing) {
+/// `false` if the host is to stop: then nothing of this drain is sent, since a broken core's word is worth nothing.
+fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgoing) -> bool {
     for effect in effects.drain(..) {
         match effect {
             HostEffect::Send { to, packet } => out.packets.entry(to).or_default().push(packet),
@@ -131,7 +142,10 @@ fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgo
             HostEffect::Membership { group, config } => {
                 shared.configs.lock().insert(group, config);
             }
-            HostEffect::Halt { group, why } => shared.halt(Fatal::Broken { group, why }),
+            HostEffect::Halt { group, why } => {
+                shared.halt(Fatal::Broken { group, why });
+                return false;
+            }
         }
     }
     for (to, packets) in &mut out.packets {
@@ -140,6 +154,7 @@ fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgo
             packets.clear();
         }
     }
+    true
 }
 
 fn role(shared: &Shared, group: GroupId, role: Role) {

@@ -83,6 +83,11 @@ impl<T> Mailbox<T> {
         !(into.is_empty() && state.closed)
     }
 
+    /// Throws away what waits: its taker is gone, and whoever waits for an answer must see that.
+    pub(crate) fn clear(&self) {
+        self.state.lock().items.clear();
+    }
+
     /// Lets nothing more in and wakes the taker.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();

@@ -34,16 +34,15 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Config, Consensus, Epoch, GroupId, NodeId, Proposal, ReadError, Slot, SnapshotMeta, Status, Time,
+    Ballot, Config, Consensus, Epoch, GroupId, NodeId, Proposal, Slot, SnapshotMeta, Status, Time,
 };
 use conclave_storage::{LogStore, StateMachine};
 use conclave_transport::{Inbound, Packet, Transport};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-pub use self::calls::Answerer;
 use self::{
-    apply::ApplyJob,
+    apply::{ApplyJob, CheckpointJob},
     calls::Calls,
     catchup::CatchupJob,
     log::LogJob,
@@ -51,6 +50,7 @@ use self::{
     reads::ReadGate,
     waiters::Waiters,
 };
+pub use self::{calls::Answerer, reads::BarrierError};
 use crate::{Applier, CheckpointPolicy, Host, HostConfig, HostCounters, HostInput, ProposeError};
 
 /// How a shell is set up.
@@ -148,6 +148,7 @@ pub(crate) struct Shared {
     inbox: Mailbox<ShellInput>,
     logs: Mailbox<LogJob>,
     applies: Mailbox<ApplyJob>,
+    checkpoints: Mailbox<CheckpointJob>,
     catchups: Mailbox<CatchupJob>,
     packets_max: usize,
     waiters: Arc<Waiters>,
@@ -199,6 +200,7 @@ impl Shared {
         self.inbox.close();
         self.logs.close();
         self.applies.close();
+        self.checkpoints.close();
         self.catchups.close();
         self.waiters.fail_all(ProposeError::Stopped);
         self.gates.values().for_each(ReadGate::fail_all);
@@ -245,6 +247,7 @@ impl Prepared {
             inbox: Mailbox::new(config.packets_max.saturating_add(config.proposals_max)),
             logs: Mailbox::new(usize::MAX),
             applies: Mailbox::new(usize::MAX),
+            checkpoints: Mailbox::new(usize::MAX),
             catchups: Mailbox::new(CATCHUPS_MAX),
             packets_max: config.packets_max,
             waiters: Waiters::new(config.host.node, config.host.epoch, config.proposals_max),
@@ -281,7 +284,6 @@ impl Prepared {
             host.add_group(group, core, state.generation);
             appliers.insert(group, Applier::new(machine, state, config.checkpoint));
         }
-        let checkpoints = Arc::new(Mailbox::new(usize::MAX));
         let mut threads = Vec::new();
         let mut spawn = |name: &'static str, work: ThreadBody| {
             let shared = Arc::clone(&shared);
@@ -289,21 +291,27 @@ impl Prepared {
                 let guarded = std::panic::AssertUnwindSafe(|| work(&shared));
                 if std::panic::catch_unwind(guarded).is_err() {
                     shared.halt(Fatal::Panicked(name));
+                    // What the thread will not take any more may hold the other end of somebody's wait.
+                    shared.applies.clear();
+                    shared.catchups.clear();
                 }
             };
             std::thread::Builder::new().name(name.into()).spawn(body).map(|thread| threads.push(thread))
         };
-        spawn("log", {
-            let log = Arc::clone(&log);
-            Box::new(move |shared| log::run(shared, log.as_ref()))
-        })?;
-        spawn("checkpoint", {
-            let jobs = Arc::clone(&checkpoints);
-            Box::new(move |shared| apply::run_checkpoints(shared, &jobs))
-        })?;
-        spawn("apply", Box::new(move |shared| apply::run(shared, appliers, &checkpoints)))?;
-        spawn("catchup", Box::new(move |shared| catchup::run(shared, log.as_ref())))?;
-        spawn("host", Box::new(move |shared| decide::run(shared, host)))?;
+        let apply_log = Arc::clone(&log);
+        let bodies: [(&'static str, ThreadBody); 5] = [
+            ("log", Box::new(move |shared| log::run(shared, apply_log.as_ref()))),
+            ("checkpoint", Box::new(apply::run_checkpoints)),
+            ("apply", Box::new(move |shared| apply::run(shared, appliers))),
+            ("catchup", Box::new(move |shared| catchup::run(shared, log.as_ref()))),
+            ("host", Box::new(move |shared| decide::run(shared, host))),
+        ];
+        for (name, body) in bodies {
+            if let Err(error) = spawn(name, body) {
+                shared.close();
+                return Err(error);
+            }
+        }
         Ok(Shell { shared, threads })
     }
 }
@@ -366,14 +374,14 @@ impl Handle {
     /// Returns once this node's state holds everything acknowledged before the call. Waits for a leader as long as the caller does.
     ///
     /// # Errors
-    /// `Busy` if too many wait; `NoLeader` once the node stops, or for an unknown group.
-    pub async fn read_barrier(&self, group: GroupId) -> Result<(), ReadError> {
-        let gate = self.shared.gates.get(&group).ok_or(ReadError::NoLeader)?;
+    /// See [`BarrierError`]. The want of a leader is no error: the caller's timeout ends the wait.
+    pub async fn read_barrier(&self, group: GroupId) -> Result<(), BarrierError> {
+        let gate = self.shared.gates.get(&group).ok_or(BarrierError::NoGroup)?;
         let (ready, begun) = gate.enter(clock::now())?;
         if let Some(id) = begun {
             self.shared.begin_barrier(group, id);
         }
-        ready.await.unwrap_or(Err(ReadError::NoLeader))
+        ready.await.unwrap_or(Err(BarrierError::Stopped))
     }
 
     /// Asks another node's service; `None` if it does not answer, for which the caller sets the time.

@@ -9,8 +9,22 @@ use conclave_consensus::{ReadError, ReadId, Slot, Time};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-type Reader = oneshot::Sender<Result<(), ReadError>>;
-type Turn = oneshot::Receiver<Result<(), ReadError>>;
+/// Why a read must not be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BarrierError {
+    /// Too many reads wait.
+    #[error("too many reads wait")]
+    Busy,
+    /// There is no such group here.
+    #[error("no such group")]
+    NoGroup,
+    /// The node is shutting down.
+    #[error("stopped")]
+    Stopped,
+}
+
+type Reader = oneshot::Sender<Result<(), BarrierError>>;
+type Turn = oneshot::Receiver<Result<(), BarrierError>>;
 
 /// How many barriers of a group are under way at a time.
 const ROUNDS_MAX: usize = 2;
@@ -34,6 +48,8 @@ struct State {
     last_id: u64,
     /// Set by a failure: the next barrier waits for the clock.
     paused: bool,
+    /// The shell stops: nobody will confirm anything.
+    closed: bool,
 }
 
 impl ReadGate {
@@ -42,11 +58,14 @@ impl ReadGate {
     }
 
     /// Lets a reader wait; if a barrier should begin now, says its id.
-    pub(crate) fn enter(&self, now: Time) -> Result<(Turn, Option<ReadId>), ReadError> {
+    pub(crate) fn enter(&self, now: Time) -> Result<(Turn, Option<ReadId>), BarrierError> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
+        if state.closed {
+            return Err(BarrierError::Stopped);
+        }
         if state.readers >= self.readers_max {
-            return Err(ReadError::Busy);
+            return Err(BarrierError::Busy);
         }
         state.readers += 1;
         state.gathering.push(sender);
@@ -74,7 +93,7 @@ impl ReadGate {
             state.readers -= readers.len();
             for reader in readers {
                 // A reader that gave up does not need to know.
-                let _ = reader.send(Err(why));
+                let _ = reader.send(Err(BarrierError::Busy));
             }
         } else {
             state.gathering.extend(readers);
@@ -109,18 +128,25 @@ impl ReadGate {
         let before = state.gathering.len();
         state.gathering.retain(|reader| !reader.is_closed());
         state.readers -= before - state.gathering.len();
+        let mut left = 0;
+        for readers in state.ready.values_mut() {
+            let before = readers.len();
+            readers.retain(|reader| !reader.is_closed());
+            left += before - readers.len();
+        }
+        state.readers -= left;
         state.begin(now)
     }
 
     /// When [`tick`](Self::tick) has something to do.
     pub(crate) fn is_waiting(&self) -> bool {
         let state = self.state.lock();
-        !state.gathering.is_empty() || !state.rounds.is_empty()
+        !state.gathering.is_empty() || !state.rounds.is_empty() || !state.ready.is_empty()
     }
 
     pub(crate) fn fail_all(&self) {
         let mut state = self.state.lock();
-        *state = State { applied: state.applied, last_id: state.last_id, ..State::default() };
+        *state = State { applied: state.applied, last_id: state.last_id, closed: true, ..State::default() };
     }
 }
 
@@ -193,7 +219,7 @@ mod tests {
     fn readers_are_bounded_and_leave_when_they_give_up() {
         let gate = ReadGate::new(Slot(0), 1);
         let (read, began) = gate.enter(Time(0)).unwrap();
-        assert_eq!(gate.enter(Time(0)).unwrap_err(), ReadError::Busy);
+        assert_eq!(gate.enter(Time(0)).unwrap_err(), BarrierError::Busy);
         gate.failed(began.unwrap(), ReadError::NoLeader);
         drop(read);
         assert_eq!(gate.tick(Time(1)), None);
