@@ -99,17 +99,14 @@ impl Drop for Network {
     }
 }
 
-/// Opens the log and the state under `data_dir` and starts everything but the services.
-pub(crate) async fn start(
+/// Listens for peers, who are not answered before [`start`].
+pub(crate) async fn listen(
     config: &Config,
     bootstrap: &Bootstrap,
-    data_dir: &Path,
-) -> Result<Running, NodeError> {
+) -> Result<(Network, Arc<TcpTransport>), NodeError> {
     let Identity { cluster_id, member_id } = bootstrap.identity;
-    let node = NodeId(member_id);
-    // Before anything is written: a port in use is the likeliest mistake.
     let listen = config.listen_peer_urls.iter().map(crate::config::url::Url::authority).collect();
-    let options = TcpOptions::new(node, ClusterId(cluster_id), listen);
+    let options = TcpOptions::new(NodeId(member_id), ClusterId(cluster_id), listen);
     // A thread of its own: a long read in a client's request must never keep heartbeats waiting.
     let network = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -119,7 +116,18 @@ pub(crate) async fn start(
         .map_err(NodeError::Threads)?;
     let network = Network(Some(network));
     let transport = Arc::new(network.run(TcpTransport::bind(options)).await?);
+    Ok((network, transport))
+}
 
+/// Opens the log and the state under `data_dir` and starts everything but the services.
+pub(crate) fn start(
+    config: &Config,
+    bootstrap: &Bootstrap,
+    data_dir: &Path,
+    (network, transport): (Network, Arc<TcpTransport>),
+) -> Result<Running, NodeError> {
+    let Identity { cluster_id, member_id } = bootstrap.identity;
+    let node = NodeId(member_id);
     let times = Arc::new(DiskTimes::default());
     let options = WalOptions {
         log_id: cluster_id ^ member_id.rotate_left(32),
