@@ -5,7 +5,9 @@
 //! what is committed), begins a *round*, and when a quorum has answered a beat of that round, the slot stands. All reads that arrive
 //! before a round begins share it.
 //!
-//! A follower asks its leader, once for all reads that wait. Its questions carry a number drawn at boot besides the counter, so that
+//! A follower asks its leader, once for all reads that wait. Where leader and asker together are a quorum, as in a group of three, the leader
+//! answers at once: whoever was elected later needed the vote of one of the two, and neither can have given it before the question was
+//! sent, which is after the reads arrived. Its questions carry a number drawn at boot besides the counter, so that
 //! an answer from before a crash or a long pause never passes for the answer to a newer question.
 
 use std::collections::VecDeque;
@@ -159,13 +161,21 @@ impl Raft {
     }
 
     pub(crate) fn on_read_ask(&mut self, from: ReplicaId, ask: ReadAsk) {
-        let Role::Leader(leader) = &mut self.role else {
+        if !self.is_leader() {
             let reply = ReadReply { life: ask.life, context: ask.context, at: 0, refused: true };
             let message = self.message(from, Body::ReadReply(reply));
             self.outbox.promise_term(message);
             return;
-        };
+        }
         let reader = Reader::Remote { replica: from, life: ask.life, context: ask.context };
+        // The question itself answers a round begun when it was sent: its sender was in our term then. Of three, that is a quorum.
+        if self.is_serving()
+            && self.members.config().meets_every_elect_quorum(|replica| replica == self.id || replica == from)
+        {
+            self.serve(reader, self.committed);
+            return;
+        }
+        let Role::Leader(leader) = &mut self.role else { return };
         let known = leader.reads.readers().any(|other| *other == reader);
         let same = |reader: &&Reader| matches!(reader, Reader::Remote { replica, .. } if *replica == from);
         if !known && leader.reads.readers().filter(same).count() < REMOTE_MAX {

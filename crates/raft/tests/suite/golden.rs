@@ -69,8 +69,8 @@ fn proposals_batched() {
 fn reads_on_a_follower() {
     check(
         expect_file!["../../testdata/reads_on_a_follower.txt"],
-        "Two reads on replica 3. The first question leaves at once; the leader begins a round of beats for it and answers when one
-         follower has confirmed. The second question follows without waiting for the first answer.",
+        "Two reads on replica 3. The first question leaves at once, and the second follows without waiting for its answer. Of three, leader and
+         asker are a quorum, so the leader answers without asking anyone.",
         led_by_one(),
         &[
             ("two reads", &|cluster| {

@@ -231,6 +231,39 @@ fn reads_that_arrive_together_share_a_round() {
 }
 
 #[test]
+fn of_three_the_leader_answers_a_question_at_once_and_of_five_it_asks_another() {
+    for (voters, answered_alone) in [(3, true), (5, false)] {
+        let mut cluster = Cluster::new(voters, 1);
+        cluster.elect_this(replica(1));
+        cluster.settle();
+        for other in 3..=voters {
+            cluster.isolate(replica(other));
+        }
+        let read = cluster.read(replica(2), ReadMode::Follower);
+        cluster.settle();
+        assert_eq!(cluster.answered.contains_key(&read), answered_alone, "{voters} voters");
+    }
+}
+
+#[test]
+fn a_question_of_an_older_term_is_no_vote_for_its_leader() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.elect_this(replica(1));
+    cluster.isolate(replica(1));
+    // 2 asks 1, and the question is on its way while 2 and 3 go on to another term.
+    let read = cluster.read(replica(2), ReadMode::Follower);
+    cluster.now = cluster.now.after(ELECTION * 4);
+    cluster.elect_this(replica(3));
+    cluster.propose(replica(3), 1).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.answered.get(&read), Some(&None), "it failed with the change of leader");
+    let again = cluster.read(replica(2), ReadMode::Follower);
+    cluster.settle();
+    let newest = *cluster.chosen.keys().next_back().unwrap();
+    assert_eq!(cluster.answered[&again], Some(newest), "the new leader's, with what it chose");
+}
+
+#[test]
 fn reads_are_served_on_any_replica_and_see_what_was_acknowledged() {
     let mut cluster = Cluster::new(3, 1);
     cluster.elect_this(replica(1));
