@@ -1,7 +1,8 @@
-//! How fast commands are applied and read, and how much memory they take: `cargo run --release -p conclave-kv --example apply_rate [keys] [memory|lsm]`.
+//! How fast commands are applied and read, and how much memory they take: `cargo run --release -p conclave-kv --example apply_rate
+//! [keys] [memory|lsm] [values] [blocks] [pending]`, the last three in MiB: how much of each is kept in memory.
 //!
 //! Puts of 256 bytes, as a log hands them over: encoded, in batches of 512, nobody waiting for one in three. The engine is
-//! the in-memory one or the one on disk; checkpoints run on a thread of their own whenever 32 MiB wait for one.
+//! the in-memory one or the one on disk; checkpoints run on a thread of their own whenever so many bytes wait for one.
 //! A thread's own time is counted, so that whatever else runs does not show, but for the slowest batch.
 
 use std::{
@@ -22,12 +23,12 @@ use conclave_storage::{
 };
 
 const BATCH: u64 = 512;
-const CHECKPOINT_BYTES: usize = 32 << 20;
 const GROUP: GroupId = GroupId(1);
 
 struct Host {
     machine: Machine,
     slot: Slot,
+    pending_bytes_max: usize,
     applying: Duration,
     slowest_batch: Duration,
     checkpoints: u32,
@@ -58,7 +59,7 @@ impl Host {
         let mut replies = Vec::new();
         let (start, start_cpu) = (Instant::now(), cpu());
         self.machine.apply(batch, &|id| id.node == NodeId(1), &mut replies);
-        let due = self.machine.pending_bytes() > CHECKPOINT_BYTES;
+        let due = self.machine.pending_bytes() > self.pending_bytes_max;
         if self.checkpoint.as_ref().is_some_and(thread::JoinHandle::is_finished) {
             self.finish()?;
         }
@@ -124,16 +125,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let keys: u64 = arguments.next().map_or(Ok(200_000), |text| text.parse())?;
     let directory = std::env::temp_dir().join(format!("conclave-apply-rate-{}", std::process::id()));
     let on_disk = arguments.next().as_deref() == Some("lsm");
+    let mut mebibytes = |default: usize| {
+        arguments.next().map_or(Ok(default), |text| text.parse()).map(|mebibytes: usize| mebibytes << 20)
+    };
+    let options = Options { value_cache_bytes: mebibytes(Options::default().value_cache_bytes >> 20)? };
+    let blocks = LsmOptions { cache_bytes: mebibytes(32)? as u64 };
+    let pending_bytes_max = mebibytes(24)?;
     let store: Arc<dyn StateStore> = if on_disk {
         std::fs::create_dir_all(&directory)?;
-        LsmEngine::open(&directory, &LsmOptions::default())?.store(GROUP, 0)?
+        LsmEngine::open(&directory, &blocks)?.store(GROUP, 0)?
     } else {
         MemoryEngine::new().store(GROUP, 0)?
     };
-    let (machine, reader) = Machine::open(store.clone(), Options::default())?;
+    let (machine, reader) = Machine::open(store.clone(), options)?;
     let mut host = Host {
         machine,
         slot: Slot(0),
+        pending_bytes_max,
         applying: Duration::ZERO,
         slowest_batch: Duration::ZERO,
         checkpoints: 0,
@@ -169,7 +177,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let hash = reader.hash_kv(0)?;
     drop((host, reader));
     let start = Instant::now();
-    let (_machine, reader) = Machine::open(store, Options::default())?;
+    let (_machine, reader) = Machine::open(store, options)?;
     println!("{:32} {:6.1} ms, {} MiB resident", "open", start.elapsed().as_secs_f64() * 1e3, resident_mib());
     let start = Instant::now();
     assert_eq!(reader.hash_kv(0)?, hash);

@@ -68,7 +68,7 @@ impl Machine {
     /// # Errors
     /// The engine's, and a checkpoint of a layout that this version does not know.
     pub fn open(store: Arc<dyn StateStore>, options: Options) -> Result<(Self, Reader), OpenError> {
-        let (state, _) = State::load(&*store, options.value_cache_bytes, 0)?;
+        let (state, _) = State::load(&*store.view(), options.value_cache_bytes, 0)?;
         let applied = store.checkpoint().map_or(Slot(0), |checkpoint| checkpoint.meta.slot);
         let shared = Arc::new(Shared { state: RwLock::new(state), store, engine_reads: AtomicU64::new(0) });
         let reader = Reader { shared: shared.clone() };
@@ -219,15 +219,22 @@ impl StateMachine for Machine {
         Ok(Box::new(Sink::new(self.shared.store.build(generation)?, generation)))
     }
 
-    /// The new state is built beside the old one, so that readers wait for a moment only; those in the midst of a long read begin again. A
+    /// The new state is built beside the old one, so that readers wait for a moment only. Engine and map change under one hold of the
+    /// lock: who finds the old map also finds, when it looks again after it asked the engine, that it must begin anew. A
     /// checkpoint's job must not be under way.
     fn install(&mut self, meta: &SnapshotMeta) -> Result<(), StateError> {
-        self.shared.store.switch(meta.generation)?;
-        let incarnation = self.shared.state.read().incarnation + 1;
-        let (state, _) = State::load(&*self.shared.store, self.options.value_cache_bytes, incarnation)?;
-        let old = std::mem::replace(&mut *self.shared.state.write(), state);
+        let Shared { state, store, .. } = &*self.shared;
+        let incarnation = state.read().incarnation + 1;
+        let built = store.built(meta.generation)?;
+        let (loaded, _) = State::load(&*built, self.options.value_cache_bytes, incarnation)?;
+        // While the view lives the old generation's files do: deleting them would keep readers waiting.
+        let last = store.view();
+        let mut state = state.write();
+        store.switch(meta.generation)?;
+        let old = std::mem::replace(&mut *state, loaded);
+        drop(state);
         self.applied = meta.slot;
-        drop(old);
+        drop((old, last, built));
         Ok(())
     }
 }

@@ -4,17 +4,21 @@
 use std::{iter::Peekable, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
-use conclave_api::conclave::kv::v1::{SnapshotHeader, SnapshotPair, SnapshotPiece, SnapshotTrailer};
+use conclave_api::conclave::kv::v1::{
+    CheckpointRecord, SnapshotHeader, SnapshotPair, SnapshotPiece, SnapshotTrailer,
+};
 use conclave_consensus::{Ballot, Config, ReplicaId, Slot, SnapshotMeta};
 use conclave_storage::{Checkpoint, Scan, SnapshotSink, SnapshotSource, StateBuilder, StateError, StateView};
 use crc32fast::Hasher;
 use prost::Message;
 
 use crate::{
-    layout::{FORMAT, damaged},
+    layout::{self, FORMAT, GENERATIONS, damaged},
     state::read_record,
 };
 
+/// The highest slot and ballot round that a snapshot may name: all that count on from there stay far from overflow.
+const NUMBER_MAX: u64 = 1 << 62;
 /// What a pair costs in a piece beside its bytes, at most.
 const PAIR_OVERHEAD_BYTES: usize = 24;
 
@@ -39,9 +43,9 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// `None` if there is no checkpoint yet.
+    /// `None` if there is no checkpoint yet, or one of the beginning of the log, which nobody needs.
     pub(crate) fn new(view: Arc<dyn StateView>) -> Option<Self> {
-        let checkpoint = view.checkpoint()?;
+        let checkpoint = view.checkpoint().filter(|checkpoint| checkpoint.meta.slot > Slot(0))?;
         let pairs = view.scan(Bound::Unbounded).peekable();
         Some(Self { checkpoint, view, pairs, header_sent: false, done: false, tally: Tally::default() })
     }
@@ -179,11 +183,23 @@ impl Sink {
     }
 }
 
+/// What another node says of its checkpoint is judged here, before anything is built upon it.
 fn read_header(header: SnapshotHeader, generation: u64) -> Result<Checkpoint, StateError> {
     if header.format != FORMAT {
         return Err(damaged("a snapshot of a layout that this version does not know"));
     }
-    read_record(&header.record)?;
+    if header.slot == 0 || header.slot > NUMBER_MAX || header.ballot_round > NUMBER_MAX {
+        return Err(damaged("a snapshot of a slot or a ballot that cannot be"));
+    }
+    let record = read_record(&header.record)?;
+    let CheckpointRecord { top_revision: top, readable_revision: readable, compact_revision, .. } = record;
+    if readable < 1 || top < readable || top > NUMBER_MAX as i64 || compact_revision > readable {
+        return Err(damaged("a snapshot whose revisions contradict each other"));
+    }
+    let cursor = &record.compact_cursor;
+    if !cursor.is_empty() && **cursor != [GENERATIONS] {
+        layout::split_generation_key(cursor)?;
+    }
     let ballot = Ballot {
         config: header.ballot_config,
         round: header.ballot_round,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use conclave_api::conclave::kv::v1::CheckpointRecord;
-use conclave_storage::{StateError, StateStore};
+use conclave_storage::{Pair, StateError, StateStore, StateView};
 use parking_lot::RwLock;
 use prost::Message;
 
@@ -94,11 +94,11 @@ pub(crate) struct State {
 impl State {
     /// Rebuilds the state of the last checkpoint: one scan of the index, which has a pair for each key that exists and no more.
     pub(crate) fn load(
-        store: &dyn StateStore,
+        view: &dyn StateView,
         value_cache_bytes: usize,
         incarnation: u64,
     ) -> Result<(Self, CheckpointRecord), StateError> {
-        let record = match store.checkpoint() {
+        let record = match view.checkpoint() {
             Some(checkpoint) => read_record(&checkpoint.record)?,
             None => CheckpointRecord {
                 format: FORMAT,
@@ -110,8 +110,12 @@ impl State {
             },
         };
         let mut failure = None;
-        let pairs = store.scan(Bound::Included(&[INDEX]), Bound::Excluded(&[INDEX + 1]), false);
+        let is_index = |pair: &Result<Pair, StateError>| {
+            pair.as_ref().map_or(true, |(key, _)| key.first() == Some(&INDEX))
+        };
+        let pairs = view.scan(Bound::Included(&[INDEX]));
         let keys: KeyMap<Newest> = pairs
+            .take_while(is_index)
             .map_while(|pair| {
                 let newest = pair.and_then(|(key, value)| {
                     let numbers = layout::read_index(&value)?;

@@ -165,13 +165,22 @@ impl StateStore for MemoryState {
         Arc::new(MemoryView(self.present()))
     }
 
+    fn built(&self, generation: u64) -> Result<Arc<dyn StateView>, StateError> {
+        let disk = self.disk.lock();
+        let generations =
+            disk.groups.get(&self.group).filter(|_| disk.lives.get(&self.group) == Some(&self.life));
+        let built = generations.and_then(|generations| generations.get(&generation));
+        Ok(Arc::new(MemoryView(built.cloned().ok_or(StateError::NoGeneration(generation))?)))
+    }
+
     fn build(&self, generation: u64) -> Result<Box<dyn StateBuilder>, StateError> {
         if generation == self.generation() {
             return Err(StateError::InUse(generation));
         }
         let mut disk = self.disk.lock();
         disk.writable(self.group, self.life)?;
-        disk.groups.entry(self.group).or_default().remove(&generation);
+        let present = self.generation();
+        disk.groups.entry(self.group).or_default().retain(|number, _| *number == present);
         Ok(Box::new(MemoryBuilder {
             disk: self.disk.clone(),
             group: self.group,

@@ -69,8 +69,14 @@ pub trait StateStore: Send + Sync + fmt::Debug {
     /// A consistent view of the last completed checkpoint, kept whatever is ingested meanwhile.
     fn view(&self) -> Arc<dyn StateView>;
 
-    /// Begins a new generation beside the present one, for a snapshot that arrives. An earlier one of the same number is
-    /// thrown away first.
+    /// A view of a finished generation before it is switched to, or of the present one.
+    ///
+    /// # Errors
+    /// [`StateError::NoGeneration`] if that generation was not finished since the store was opened.
+    fn built(&self, generation: u64) -> Result<Arc<dyn StateView>, StateError>;
+
+    /// Begins a new generation beside the present one, for a snapshot that arrives. Whatever was finished and not switched to is
+    /// thrown away first, and so is an earlier one of the same number: nobody installs it any more.
     ///
     /// # Errors
     /// [`StateError::InUse`] for the present generation and for one whose builder still lives, or the engine's.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use conclave_api::{
-    conclave::kv::v1::SnapshotPiece,
+    conclave::kv::v1::{CheckpointRecord, SnapshotHeader, SnapshotPiece},
     errors::EtcdError,
     etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest, request_op::Request},
 };
@@ -114,6 +114,43 @@ fn a_snapshot_of_an_unknown_layout_is_refused() {
     first.header.as_mut().unwrap().format += 1;
     pieces[0] = first.encode_to_vec().into();
     assert!(receive(&pieces).unwrap_err().to_string().contains("layout"));
+}
+
+#[test]
+fn a_snapshot_whose_header_cannot_be_is_refused() {
+    let mut store = Replica::new();
+    store.set("a", "1");
+    store.checkpoint();
+    let pieces = pieces(&store);
+    let with = |change: &dyn Fn(&mut SnapshotHeader)| {
+        let mut first = SnapshotPiece::decode(pieces[0].clone()).unwrap();
+        change(first.header.as_mut().unwrap());
+        let mut forged = pieces.clone();
+        forged[0] = first.encode_to_vec().into();
+        receive(&forged)
+    };
+    with(&|_| {}).unwrap();
+    with(&|header| header.slot = 1 << 62).unwrap();
+    for slot in [0, (1 << 62) + 1, u64::MAX] {
+        assert!(with(&|header| header.slot = slot).is_err(), "slot {slot}");
+    }
+    assert!(with(&|header| header.ballot_round = u64::MAX).is_err());
+    for config in [&b""[..], b"\xff", b"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff", &[0; 10], &[1; 300]] {
+        assert!(with(&|header| header.config = Bytes::copy_from_slice(config)).is_err(), "{config:?}");
+    }
+    let with_record = |change: &dyn Fn(&mut CheckpointRecord)| {
+        with(&|header| {
+            let mut record = CheckpointRecord::decode(header.record.clone()).unwrap();
+            change(&mut record);
+            header.record = record.encode_to_vec().into();
+        })
+    };
+    with_record(&|_| {}).unwrap();
+    assert!(with_record(&|record| record.top_revision = i64::MAX).is_err());
+    assert!(with_record(&|record| record.readable_revision = 0).is_err());
+    assert!(with_record(&|record| record.compact_revision = record.readable_revision + 1).is_err());
+    assert!(with_record(&|record| record.compact_cursor = Bytes::from_static(b"n")).is_err());
+    assert!(with(&|header| header.record = Bytes::from_static(b"\xff\xff")).is_err());
 }
 
 proptest! {

@@ -6,5 +6,6 @@ mod durability;
 mod facts;
 mod garbage;
 mod harness;
+mod install;
 mod model;
 mod properties;

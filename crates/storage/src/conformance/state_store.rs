@@ -27,6 +27,7 @@ pub fn state_store(boot: &mut dyn FnMut() -> Arc<dyn StateEngine>) {
     groups_do_not_meet(boot);
     a_built_generation_waits_for_the_switch(boot);
     an_unfinished_generation_leaves_nothing(boot);
+    a_generation_that_nobody_switched_to_goes_with_the_next(boot);
     boot_keeps_the_generation_it_names(boot);
     many_overlapping_runs_agree_with_a_map(boot);
 }
@@ -175,8 +176,17 @@ fn a_built_generation_waits_for_the_switch(boot: &mut dyn FnMut() -> Arc<dyn Sta
         let store = open(&boot(), 9, 0);
         ingest(&store, &mut old, 1, vec![put(b"a", b"old"), put(b"z", b"old")]);
         let view = store.view();
+        assert!(matches!(store.built(1), Err(StateError::NoGeneration(1))));
+        let builder = store.build(1).expect("build");
+        assert!(matches!(store.built(1), Err(StateError::NoGeneration(1))), "before it is finished");
+        drop(builder);
         build(&store, &mut new, 1, 50, &[b"a", b"b", b"c"]);
         assert_same(&store, &old);
+        let built = store.built(1).expect("a view before the switch");
+        assert_eq!(built.checkpoint(), Some(checkpoint(50, 1)));
+        assert_view(&built, &new);
+        drop(built);
+        assert_eq!(store.built(0).expect("the present one").checkpoint(), Some(checkpoint(1, 0)));
         // The old generation goes on until the switch.
         ingest(&store, &mut old, 2, vec![put(b"y", b"old")]);
         assert_same(&store, &old);
@@ -185,6 +195,8 @@ fn a_built_generation_waits_for_the_switch(boot: &mut dyn FnMut() -> Arc<dyn Sta
         store.switch(1).expect("a repeated switch changes nothing");
         assert_eq!((store.generation(), store.checkpoint()), (1, Some(checkpoint(50, 1))));
         assert_same(&store, &new);
+        assert_view(&store.built(1).expect("now the present one"), &new);
+        assert!(matches!(store.built(0), Err(StateError::NoGeneration(0))), "replaced");
         assert_eq!(view.checkpoint(), Some(checkpoint(1, 0)), "a view outlives its generation");
         assert_eq!(collect(view.scan(Bound::Unbounded)).len(), 2);
         ingest_generation(&store, &mut new, 51, 1, vec![put(b"d", b"new"), remove(b"a")]);
@@ -222,6 +234,26 @@ fn an_unfinished_generation_leaves_nothing(boot: &mut dyn FnMut() -> Arc<dyn Sta
     // A crash in the middle of a build: the generation is not there.
     let engine = boot();
     assert!(matches!(engine.store(GroupId(10), 2), Err(StateError::NoGeneration(2))));
+}
+
+fn a_generation_that_nobody_switched_to_goes_with_the_next(boot: &mut dyn FnMut() -> Arc<dyn StateEngine>) {
+    let (mut old, mut first, mut second) = (Model::new(), Model::new(), Model::new());
+    {
+        let store = open(&boot(), 13, 0);
+        ingest(&store, &mut old, 1, vec![put(b"a", b"old")]);
+        build(&store, &mut first, 1, 20, &[b"m"]);
+        let view = store.built(1).expect("finished");
+        let builder = store.build(2).expect("build");
+        assert!(matches!(store.built(1), Err(StateError::NoGeneration(1))));
+        assert!(matches!(store.switch(1), Err(StateError::NoGeneration(1))));
+        assert_view(&view, &first);
+        assert_same(&store, &old);
+        drop((view, builder));
+        build(&store, &mut second, 3, 30, &[b"n"]);
+        store.switch(3).expect("switch");
+        assert_same(&store, &second);
+    }
+    assert!(matches!(boot().store(GroupId(13), 1), Err(StateError::NoGeneration(1))));
 }
 
 fn boot_keeps_the_generation_it_names(boot: &mut dyn FnMut() -> Arc<dyn StateEngine>) {

@@ -65,9 +65,15 @@ impl StateStore for LsmState {
     }
 
     fn view(&self) -> Arc<dyn StateView> {
-        let generation = self.present();
-        let (pinned, checkpoint) = generation.pin();
-        Arc::new(LsmView { generation, pinned, checkpoint })
+        LsmView::of(self.present())
+    }
+
+    fn built(&self, generation: u64) -> Result<Arc<dyn StateView>, StateError> {
+        // Looked for before the present one, so that a switch meanwhile is not missed.
+        let finished = self.others.lock().finished.get(&generation).cloned();
+        let present = || Some(self.present()).filter(|present| present.number() == generation);
+        let found = finished.or_else(present).ok_or(StateError::NoGeneration(generation))?;
+        Ok(LsmView::of(found))
     }
 
     fn build(&self, generation: u64) -> Result<Box<dyn StateBuilder>, StateError> {
@@ -76,8 +82,8 @@ impl StateStore for LsmState {
         if being_built || generation == self.generation() {
             return Err(StateError::InUse(generation));
         }
-        if let Some(finished) = others.finished.remove(&generation) {
-            finished.doom();
+        for (_, passed_over) in std::mem::take(&mut others.finished) {
+            passed_over.doom();
         }
         self.group.directory.remove_generation(self.group.id, generation)?;
         let built = Generation::open(&self.shared, &self.group, generation)?;
@@ -123,6 +129,13 @@ struct LsmView {
     generation: Arc<Generation>,
     pinned: SeqNo,
     checkpoint: Option<Checkpoint>,
+}
+
+impl LsmView {
+    fn of(generation: Arc<Generation>) -> Arc<dyn StateView> {
+        let (pinned, checkpoint) = generation.pin();
+        Arc::new(Self { generation, pinned, checkpoint })
+    }
 }
 
 impl StateView for LsmView {

@@ -132,11 +132,13 @@ fn a_replaced_generation_is_deleted_once_nobody_reads_it() {
     let store = engine(directory.path()).unwrap().store(GROUP, 0).unwrap();
     store.ingest(checkpoint(1), &mut run(1, 1000)).unwrap();
     let mut scan = store.scan(Bound::Unbounded, Bound::Unbounded, false);
-    store.build(1).unwrap().finish(checkpoint(9)).unwrap();
+    let exists = |generation: u64| directory.path().join(format!("group-1/generation-{generation}")).exists();
+    store.build(3).unwrap().finish(checkpoint(5)).unwrap();
     let abandoned = store.build(2).unwrap();
+    assert_eq!([exists(2), exists(3)], [true, false], "nobody installed the finished one");
+    store.build(1).unwrap().finish(checkpoint(9)).unwrap();
     store.switch(1).unwrap();
     drop(abandoned);
-    let exists = |generation: u64| directory.path().join(format!("group-1/generation-{generation}")).exists();
     assert_eq!([exists(0), exists(1), exists(2)], [true, true, false]);
     assert_eq!(scan.by_ref().count(), 1000);
     drop(scan);

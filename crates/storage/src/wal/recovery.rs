@@ -155,7 +155,7 @@ impl Replay {
             (None, _) if segments[at].number == 1 => 1,
             (None, Some(first)) => first,
             (None, None) => {
-                let why = "its first frame is invalid".to_owned();
+                let why = "its first frame is invalid, and no segment stands before it".to_owned();
                 return Err(LogError::Damaged { segment: segments[at].name(), offset: offset as u64, why });
             }
         };
