@@ -46,7 +46,11 @@ pub struct Trial {
     ports: Vec<Ports>,
 }
 
-fn program() -> Result<PathBuf> {
+/// The node's program: what the variable `CONCLAVE_BIN` names, else the one that a debug build of the workspace leaves.
+///
+/// # Errors
+/// If there is none.
+pub fn program() -> Result<PathBuf> {
     let path = std::env::var_os("CONCLAVE_BIN")
         .map(PathBuf::from)
         .unwrap_or_else(|| xtask::workspace::target().join("debug").join("conclave"));
@@ -87,6 +91,12 @@ impl Trial {
     #[must_use]
     pub fn endpoints(&self) -> Vec<String> {
         self.cluster.endpoints()
+    }
+
+    /// The ports of the nodes.
+    #[must_use]
+    pub fn ports(&self) -> &[Ports] {
+        &self.ports
     }
 
     /// The state directory of a node.

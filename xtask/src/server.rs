@@ -19,6 +19,8 @@ use crate::command;
 const GRACE: Duration = Duration::from_secs(10);
 /// How many lines of a dead server's log are shown.
 const LOG_LINES: usize = 20;
+/// How long ports that somebody holds are waited for.
+const PORTS_LIMIT: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(20);
 
 /// The two ports of a node on the loopback interface.
@@ -218,7 +220,13 @@ impl<'a> Launch<'a> {
     /// # Errors
     /// When a port is in use (the message names it) or a process cannot be started.
     pub fn start(&self) -> Result<Cluster> {
-        let busy = Ports::in_use(self.ports);
+        let mut busy = Ports::in_use(self.ports);
+        // A program that another thread starts holds the sockets of this one until its own code runs: a matter of milliseconds.
+        let started = Instant::now();
+        while !busy.is_empty() && started.elapsed() < PORTS_LIMIT {
+            thread::sleep(POLL);
+            busy = Ports::in_use(self.ports);
+        }
         if !busy.is_empty() {
             let busy: Vec<String> = busy.iter().map(u16::to_string).collect();
             bail!("in use already: port {}", busy.join(", "));
