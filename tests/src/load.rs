@@ -11,13 +11,15 @@ use std::{
 use anyhow::{Context, Result};
 use conclave_api::{
     etcdserverpb::{
-        Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest, compare,
-        kv_client::KvClient, request_op, response_op,
+        Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp,
+        TxnRequest, compare, kv_client::KvClient, request_op, response_op,
     },
     mvccpb::KeyValue,
 };
-use conclave_sim::history::{Action, Answer, Ending, History, Key, Seen, key_bytes, key_of, value_bytes, value_of};
 use conclave_consensus::ProposalId;
+use conclave_sim::history::{
+    Action, Answer, Ending, History, Key, Seen, key_bytes, key_of, value_bytes, value_of,
+};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tonic::{
@@ -55,7 +57,8 @@ pub struct Load {
 /// # Errors
 /// If the endpoint is no URL.
 pub fn connect(endpoint: &str) -> Result<Client> {
-    let endpoint = Endpoint::from_shared(endpoint.to_owned())?.connect_timeout(Duration::from_secs(1)).timeout(PATIENCE);
+    let endpoint =
+        Endpoint::from_shared(endpoint.to_owned())?.connect_timeout(Duration::from_secs(1)).timeout(PATIENCE);
     Ok(KvClient::new(endpoint.connect_lazy()))
 }
 
@@ -120,7 +123,9 @@ impl Load {
             for key in 0..KEYS {
                 let read = Action::Read { from: key, to: key + 1 };
                 let (called, operation) = self.recorder.call(u32::MAX, node as u64, read.clone());
-                let answer = ask(&mut way, &read).await.with_context(|| format!("reading at {endpoint} in the end"))?;
+                let answer = ask(&mut way, &read)
+                    .await
+                    .with_context(|| format!("reading at {endpoint} in the end"))?;
                 last = last.max(answer.revision);
                 self.recorder.end(called, operation, Ok(answer));
             }
@@ -196,12 +201,20 @@ pub async fn ask(way: &mut Client, action: &Action) -> Result<Answer, Status> {
     let one = |key: Key| RangeRequest { key: key_bytes(key).into(), ..RangeRequest::default() };
     match action {
         Action::Put { key, value } => {
-            let put = PutRequest { key: key_bytes(*key).into(), value: value_bytes(*value).into(), ..PutRequest::default() };
+            let put = PutRequest {
+                key: key_bytes(*key).into(),
+                value: value_bytes(*value).into(),
+                ..PutRequest::default()
+            };
             let response = way.put(put).await?.into_inner();
             answer(response.header, true, &[])
         }
         Action::Delete { from, .. } => {
-            let delete = DeleteRangeRequest { key: key_bytes(*from).into(), prev_kv: true, ..DeleteRangeRequest::default() };
+            let delete = DeleteRangeRequest {
+                key: key_bytes(*from).into(),
+                prev_kv: true,
+                ..DeleteRangeRequest::default()
+            };
             let response = way.delete_range(delete).await?.into_inner();
             answer(response.header, true, &response.prev_kvs)
         }
@@ -221,7 +234,11 @@ pub async fn ask(way: &mut Client, action: &Action) -> Result<Answer, Status> {
                 target_union: Some(target),
                 ..Compare::default()
             };
-            let put = PutRequest { key: key_bytes(*key).into(), value: value_bytes(*value).into(), ..PutRequest::default() };
+            let put = PutRequest {
+                key: key_bytes(*key).into(),
+                value: value_bytes(*value).into(),
+                ..PutRequest::default()
+            };
             let request = TxnRequest {
                 compare: vec![compare],
                 success: vec![RequestOp { request: Some(request_op::Request::RequestPut(put)) }],
@@ -229,7 +246,9 @@ pub async fn ask(way: &mut Client, action: &Action) -> Result<Answer, Status> {
             };
             let response = way.txn(request).await?.into_inner();
             let found = match response.responses.first() {
-                Some(ResponseOp { response: Some(response_op::Response::ResponseRange(range)) }) => range.kvs.clone(),
+                Some(ResponseOp { response: Some(response_op::Response::ResponseRange(range)) }) => {
+                    range.kvs.clone()
+                }
                 _ => Vec::new(),
             };
             answer(response.header, response.succeeded, &found)
@@ -248,8 +267,15 @@ fn answer(header: Option<ResponseHeader>, done: bool, found: &[KeyValue]) -> Res
         .iter()
         .map(|kv| {
             let (key, value) = (key_of(&kv.key), value_of(&kv.value));
-            let (key, value) = key.zip(value).ok_or_else(|| Status::data_loss("a key or value that nobody wrote"))?;
-            Ok(Seen { key, value, modified: kv.mod_revision, created: kv.create_revision, version: kv.version })
+            let (key, value) =
+                key.zip(value).ok_or_else(|| Status::data_loss("a key or value that nobody wrote"))?;
+            Ok(Seen {
+                key,
+                value,
+                modified: kv.mod_revision,
+                created: kv.create_revision,
+                version: kv.version,
+            })
         })
         .collect::<Result<Vec<Seen>, Status>>()?;
     Ok(Answer { revision: header.revision, done, seen })

@@ -3,11 +3,7 @@
 //! A node dials the address its peers advertise, which is the proxy's. The first bytes of a connection tell who dials, so the proxy knows
 //! which link a connection belongs to and can end it, or swallow what comes, while the link is cut.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
@@ -78,7 +74,7 @@ impl Proxies {
 
     /// Cuts the link from the node with an id to the node with an index.
     pub fn cut(&self, from: u64, to: usize) {
-        self.cut.send_modify(|cut| drop(cut.insert((from, to))));
+        self.cut.send_if_modified(|cut| cut.insert((from, to)));
     }
 
     /// Heals all links.
@@ -97,7 +93,7 @@ async fn carry(
     let mut word = vec![0; PREFIX_BYTES];
     from.read_exact(&mut word).await?;
     let (_, length) = word.split_last_chunk::<4>().context("a prefix")?;
-    let length = u32::from_be_bytes(*length) as usize;
+    let length = u32::from_le_bytes(*length) as usize;
     anyhow::ensure!(length <= HELLO_BYTES_MAX, "not a hello");
     word.resize(PREFIX_BYTES + length, 0);
     from.read_exact(&mut word[PREFIX_BYTES..]).await?;

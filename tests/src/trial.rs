@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use conclave_api::etcdserverpb::{HashKvRequest, StatusRequest, StatusResponse, maintenance_client::MaintenanceClient};
+use conclave_api::etcdserverpb::{
+    HashKvRequest, StatusRequest, StatusResponse, maintenance_client::MaintenanceClient,
+};
 use conclave_sim::check::{agree, check_dense_revisions, check_linearizability};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -64,7 +66,11 @@ impl Trial {
     /// # Errors
     /// If they do not.
     pub async fn start(setup: &Setup) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
+        let mut dir = tempfile::tempdir()?;
+        if std::env::var_os("CONCLAVE_KEEP").is_some() {
+            dir.disable_cleanup(true);
+            println!("data and logs stay under {}", dir.path().display());
+        }
         let ports = Ports::free(3)?;
         let peers: Vec<u16> = ports.iter().map(|ports| ports.peer).collect();
         let proxies = if setup.proxied { Some(Proxies::start(&peers).await?) } else { None };
@@ -83,8 +89,22 @@ impl Trial {
             ..Launch::new(&program, dir.path(), &ports)
         };
         let mut cluster = launch.start()?;
-        cluster.wait_ready(READY)?;
-        Ok(Self { cluster, proxies, dir, ports })
+        tokio::task::block_in_place(|| cluster.wait_ready(READY))?;
+        let trial = Self { cluster, proxies, dir, ports };
+        // A program built without them would ignore these and the trial would show nothing.
+        if setup.volatile {
+            ensure!(
+                trial.log_text(0).contains("test-only disk"),
+                "the program has no test-only disk; run `cargo xtask cluster`"
+            );
+        }
+        if setup.mutant.is_some() {
+            ensure!(
+                trial.log_text(0).contains("mutant"),
+                "the program has no mutants; run `cargo xtask cluster`"
+            );
+        }
+        Ok(trial)
     }
 
     /// The client URLs.
@@ -143,7 +163,8 @@ impl Trial {
     }
 
     fn maintenance(&self, node: usize) -> Result<MaintenanceClient<Channel>> {
-        let endpoint = Endpoint::from_shared(self.cluster.servers()[node].endpoint())?.timeout(Duration::from_secs(3));
+        let endpoint =
+            Endpoint::from_shared(self.cluster.servers()[node].endpoint())?.timeout(Duration::from_secs(3));
         Ok(MaintenanceClient::new(endpoint.connect_lazy()))
     }
 
@@ -178,7 +199,7 @@ impl Trial {
                 server.restart()?;
             }
         }
-        self.cluster.wait_ready(READY)
+        tokio::task::block_in_place(|| self.cluster.wait_ready(READY))
     }
 
     /// Ends the load and checks what its clients were told: a linearizable history, no acknowledged write lost, the same HashKV on all members.
@@ -194,7 +215,10 @@ impl Trial {
         let hashes = self.hashes(revision).await?;
         agree(&hashes).map_err(|violation| anyhow::anyhow!("{violation}"))?;
         ensure!(writes > 100, "only {writes} writes were acknowledged: the trial shows nothing");
-        println!("{} operations, {writes} writes acknowledged, revision {revision}: all hold", history.operations().len());
+        println!(
+            "{} operations, {writes} writes acknowledged, revision {revision}: all hold",
+            history.operations().len()
+        );
         Ok(())
     }
 

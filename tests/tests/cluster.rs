@@ -122,7 +122,10 @@ async fn a_laggard_needs_a_snapshot() -> Result<()> {
     pause(1.5).await;
     let text = trial.log_text(away);
     trial.check(load).await?;
-    ensure!(text.contains("snapshot installed"), "the follower caught up without a snapshot: the trial shows nothing");
+    ensure!(
+        text.contains("snapshot installed"),
+        "the follower caught up without a snapshot: the trial shows nothing"
+    );
     Ok(())
 }
 
@@ -160,7 +163,10 @@ async fn two_links_cut() -> Result<()> {
     }
     load.next_write(10 * ELECTION).await?;
     pause(3.0).await;
-    ensure!(trial.leader().await? != leader || trial.status(leader).await?.leader != ids[leader], "cut off, yet it leads");
+    ensure!(
+        trial.leader().await? != leader || trial.status(leader).await?.leader != ids[leader],
+        "cut off, yet it leads"
+    );
     trial.proxies.as_ref().expect("the setup asks for proxies").heal();
     pause(2.0).await;
     trial.check(load).await

@@ -11,6 +11,8 @@
 //! assert_eq!(PutRequest::decode(put.encode_to_vec().as_slice()), Ok(put));
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod errors;
 
 pub use bytes;

@@ -1,5 +1,7 @@
 //! The `conclave` binary: reads its configuration, runs one node until it is told to stop.
 
+#![forbid(unsafe_code)]
+
 use std::io::Write;
 use std::process::ExitCode;
 

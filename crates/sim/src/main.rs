@@ -1,5 +1,7 @@
 //! Runs seeds and says what they came to.
 
+#![forbid(unsafe_code)]
+
 use std::{process::ExitCode, time::Instant};
 
 use conclave_sim::{

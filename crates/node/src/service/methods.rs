@@ -51,7 +51,7 @@ pub(crate) static METHODS: [Method; 52] = [
     method("/etcdserverpb.Maintenance/Status", Maintenance, UNARY),
     method("/etcdserverpb.Maintenance/Hash", Maintenance, UNARY),
     method("/etcdserverpb.Maintenance/HashKV", Maintenance, UNARY),
-    method("/etcdserverpb.Maintenance/Alarm", Nobody, UNARY),
+    method("/etcdserverpb.Maintenance/Alarm", Maintenance, UNARY),
     method("/etcdserverpb.Maintenance/Defragment", Nobody, UNARY),
     method("/etcdserverpb.Maintenance/Snapshot", Nobody, SERVER_STREAM),
     method("/etcdserverpb.Maintenance/MoveLeader", Nobody, UNARY),

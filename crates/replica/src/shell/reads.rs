@@ -27,7 +27,7 @@ type Reader = oneshot::Sender<Result<(), BarrierError>>;
 type Turn = oneshot::Receiver<Result<(), BarrierError>>;
 
 /// How many barriers of a group are under way at a time.
-const ROUNDS_MAX: usize = 2;
+const ROUNDS_MAX: usize = 1;
 /// A barrier that takes longer than this is begun again: its messages may be lost.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
