@@ -10,7 +10,7 @@
 //!                 being let go        a checkpoint's job     last freeze
 //! ```
 //!
-//! Entries retire a few at a time, as others are applied, so that no command waits for a whole checkpoint to be taken apart.
+//! Entries retire a few at a time, so that no reader waits for a whole checkpoint to be taken apart.
 
 use std::{collections::VecDeque, sync::Arc, vec};
 

@@ -34,6 +34,8 @@
 //! * A deletion "from a key on" that overlaps a put of the same transaction is a duplicate key; etcd overlooks it.
 //! * Equal keys of a sort stay in key order; etcd leaves them in any.
 
+#![forbid(unsafe_code)]
+
 mod checkpoint;
 pub mod command;
 mod hash;

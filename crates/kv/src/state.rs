@@ -67,7 +67,7 @@ pub(crate) enum Seen<'a> {
 pub(crate) struct State {
     keys: KeyMap<Newest>,
     pub(crate) head: Head,
-    /// Bytes of values in the map whose generations have retired from the head, and how many there may be.
+    /// Bytes of values in the map whose generations have retired from the head, and how many there may be together with the head.
     cached_bytes: usize,
     cached_bytes_max: usize,
     /// The key from which eviction goes on.
@@ -259,10 +259,10 @@ impl State {
         Seen::InEngine
     }
 
-    /// Lets go of at most `entries_max` generations that the engine has, and of values that no longer fit.
-    pub(crate) fn retire(&mut self, entries_max: usize) {
+    /// Lets go of at most `entries_max` generations that the engine has, and says whether there may be more.
+    pub(crate) fn retire(&mut self, entries_max: usize) -> bool {
         for _ in 0..entries_max {
-            let Some((position, entry)) = self.head.retire() else { break };
+            let Some((position, entry)) = self.head.retire() else { return false };
             if entry.numbers.is_deletion() {
                 if self.keys.get(entry.key()).is_some_and(|newest| newest.position == position) {
                     self.keys.remove(entry.key());
@@ -273,19 +273,27 @@ impl State {
                 self.cached_bytes += cost_bytes(&entry.payload);
             }
         }
-        if self.cached_bytes > self.cached_bytes_max {
-            self.evict();
-        }
+        true
+    }
+
+    /// How many bytes of values may be kept beside the head's.
+    fn room_bytes(&self) -> usize {
+        self.cached_bytes_max.saturating_sub(self.head.pending_bytes())
     }
 
     /// Goes round the map in key order and drops values, but those that the head has, until what is left fits, or enough was looked at.
     ///
     /// That is a random choice among the values that were not written lately. An order by age would cost a search of the map for each.
-    fn evict(&mut self) {
+    pub(crate) fn evict(&mut self) {
+        let room_bytes = self.room_bytes();
+        // A few values in a large map are not worth the search for them.
+        if self.cached_bytes <= room_bytes.max(self.cached_bytes_max / 32) {
+            return;
+        }
         let mut stopped_at = None;
         let mut looked_at = 0;
         self.keys.visit_mut((Bound::Included(&self.evict_from), Bound::Unbounded), |key, newest| {
-            if looked_at == EVICT_KEYS_MAX || self.cached_bytes <= self.cached_bytes_max {
+            if looked_at == EVICT_KEYS_MAX || self.cached_bytes <= room_bytes {
                 stopped_at = Some(key.into());
                 return ControlFlow::Break(());
             }
