@@ -12,7 +12,7 @@ use crate::{Disk, DiskFile};
 
 /// Zeros are written in pieces, each synced, so that a new segment's zeros never stand in a long queue before a commit's sync.
 const ZEROS_BYTES: usize = 1 << 20;
-const ZEROS_UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+const ZEROS_UNSYNCED_BYTES_MAX: u64 = 1 << 20;
 const LOCK_NAME: &str = "LOCK";
 
 /// Keeps a directory for this process as long as it lives. The file stays; the lock on it ends with the process, however it ends.
