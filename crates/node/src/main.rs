@@ -7,10 +7,6 @@ use std::process::ExitCode;
 
 use conclave_node::config::{self, Invocation};
 
-/// Gives memory back after a burst and keeps threads apart, where the system's keeps what a checkpoint freed.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1);
     match config::parse(arguments, std::env::vars_os()) {

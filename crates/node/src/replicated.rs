@@ -27,8 +27,12 @@ use crate::{
     node::NodeError,
 };
 
-/// How many bytes of values that are durable in the engine stay in memory as well, the most recently written.
-const VALUE_CACHE_BYTES: usize = 32 << 20;
+/// How many bytes of values stay in memory, those included that are not durable in the engine yet.
+const VALUE_CACHE_BYTES: usize = 12 << 20;
+/// How many bytes may wait for a checkpoint before one begins.
+const PENDING_BYTES: usize = 8 << 20;
+/// How many bytes of the engine's blocks stay in memory: enough for the indices and filters of half a gigabyte.
+const BLOCK_CACHE_BYTES: u64 = 8 << 20;
 
 /// The one group that holds all keys.
 pub(crate) const DATA: GroupId = GroupId(1);
@@ -143,7 +147,7 @@ pub(crate) fn start(
 
     let found = log.state(DATA);
     let generation = found.reset.as_ref().map_or(0, |reset| reset.generation);
-    let engine = LsmEngine::open(data_dir.join("state"), &LsmOptions::default())?;
+    let engine = LsmEngine::open(data_dir.join("state"), &LsmOptions { cache_bytes: BLOCK_CACHE_BYTES })?;
     let state = engine.store(DATA, generation)?;
     let membership = Membership::of_voters(replicas(bootstrap));
     let checkpoint: Option<SnapshotMeta> = state.checkpoint().map(|checkpoint| checkpoint.meta);
@@ -171,7 +175,7 @@ pub(crate) fn start(
     );
     let shell_config = ShellConfig {
         host: HostConfig { parked_for: config.election_timeout * 3, ..HostConfig::of(node, epoch) },
-        checkpoint: CheckpointPolicy { entries: config.snapshot_count, ..CheckpointPolicy::default() },
+        checkpoint: CheckpointPolicy { entries: config.snapshot_count, pending_bytes: PENDING_BYTES },
         observer: Some(Arc::clone(&times) as Arc<dyn ShellObserver>),
         ..ShellConfig::of(node, epoch)
     };
