@@ -1,5 +1,7 @@
 //! Shells in one process: real threads around real cores, with a log and a network in memory.
 
+#![expect(clippy::unwrap_used, reason = "what cannot go on fails the test")]
+
 use std::{
     fmt,
     sync::{
