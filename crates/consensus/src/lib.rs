@@ -1,7 +1,7 @@
 //! The language that consensus engines speak.
 //!
-//! Two engines, Raft and Multi-Paxos, solve one problem: replicas agree on a sequence of entries although messages are lost
-//! and processes crash. This crate holds what they share, so that a host, a log, a transport and a checker are
+//! Engines such as Raft and Multi-Paxos solve one problem: replicas agree on a sequence of entries although messages are lost
+//! and processes crash. This crate holds what such engines share, so that a host, a log, a transport and a checker are
 //! written once: identifiers ([`ReplicaId`], [`Ballot`], [`Slot`] …), entries and log operations ([`Entry`], [`LogOp`]),
 //! membership and quorum arithmetic ([`Config`]), and the object-safe [`Consensus`] trait with its [`Input`]s and [`Effect`]s.
 //!

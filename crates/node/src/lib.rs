@@ -1,4 +1,4 @@
-//! The Conclave node: an etcd-compatible key-value and coordination server, as a library and a binary.
+//! The Conclave node: an etcd-compatible key-value server, as a library and a binary.
 //!
 //! # Where things are
 //! ```text

@@ -292,7 +292,7 @@ pub static FLAGS: &[Flag] = &[
         Member,
         Number,
         "250000",
-        "Applied entries after which the state is made durable, so that the log below it can go; sooner if they fill 24 MiB.",
+        "Applied entries after which the state is made durable, so that the log below it can go; sooner if they fill 8 MiB.",
     ),
     served(
         "snapshot-catchup-entries",

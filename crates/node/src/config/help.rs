@@ -25,7 +25,7 @@ pub fn version() -> String {
 #[must_use]
 pub fn help() -> String {
     let mut text = format!(
-        "conclave {CONCLAVE_VERSION}: a strongly consistent key-value and coordination server that speaks the etcd v{API_VERSION} API.
+        "conclave {CONCLAVE_VERSION}: a strongly consistent key-value server that speaks the etcd v{API_VERSION} API.
 
 Usage:
 
