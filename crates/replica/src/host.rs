@@ -92,7 +92,7 @@ struct Group {
     generation: u64,
 }
 
-/// See the [module](self).
+/// Every group of a process, as one value: stepped with [`HostInput`]s, drained of [`HostEffect`]s.
 #[derive(Debug)]
 pub struct Host {
     config: HostConfig,
