@@ -56,7 +56,7 @@ impl ShellObserver for DiskTimes {
     }
 }
 
-/// See the [module](self).
+/// The backend of a running node.
 pub(crate) struct Replicated {
     identity: Identity,
     handle: Handle,
