@@ -9,7 +9,7 @@ use bytes::Bytes;
 use conclave_consensus::{NodeId, Slot, Time};
 
 /// How often a piece is asked for before the fetch is given up.
-const TRIES_MAX: u32 = 5;
+const TRIES_MAX: u32 = 10;
 
 /// One fetch under way.
 #[derive(Debug)]

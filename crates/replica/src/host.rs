@@ -38,7 +38,7 @@ pub struct HostConfig {
     pub parked_bytes_max: usize,
     /// How long they wait before they fail. Default 3 s.
     pub parked_for: Duration,
-    /// How long a snapshot's piece may take before it is asked for again. Default 2 s.
+    /// How long a snapshot's piece may take before it is asked for again, which costs little and is always allowed. Default 500 ms.
     pub piece_timeout: Duration,
 }
 
@@ -52,7 +52,7 @@ impl HostConfig {
             parked_max: 4_096,
             parked_bytes_max: 16 << 20,
             parked_for: Duration::from_secs(3),
-            piece_timeout: Duration::from_secs(2),
+            piece_timeout: Duration::from_millis(500),
         }
     }
 }
