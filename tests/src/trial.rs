@@ -18,7 +18,7 @@ use xtask::server::{Cluster, Launch, Ports};
 use crate::{load::Load, proxy::Proxies};
 
 /// How long a cluster may take to serve, on a busy machine.
-const READY: Duration = Duration::from_secs(90);
+const READY: Duration = Duration::from_secs(30);
 /// How long the search for an order of one key's operations may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A trial's default election timeout.

@@ -109,17 +109,15 @@ async fn power_cut_everywhere() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_laggard_needs_a_snapshot() -> Result<()> {
-    let flags = ["--snapshot-count=2000", "--snapshot-catchup-entries=2000"].map(str::to_owned).to_vec();
-    let mut trial = Trial::start(&Setup { flags, ..Setup::default() }).await?;
-    // Few clients: the machine's two cores are to be left with something for catching up.
-    let load = Load::start(&trial.endpoints(), 4, 3)?;
+    let mut trial = Trial::start(&Setup { flags: small_steps(), ..Setup::default() }).await?;
+    let load = start_load(&trial, 3)?;
     let leader = trial.leader().await?;
     let away = (leader + 1) % 3;
     trial.cluster.servers_mut()[away].kill()?;
     // As long as it counts as live the log is kept for it; then it is cut close behind the checkpoints.
     tokio::time::sleep(3 * ELECTION).await;
     let before = load.acknowledged();
-    while load.acknowledged() < before + 5_000 {
+    while load.acknowledged() < before + 3_000 {
         pause(0.1).await;
     }
     trial.restart_ended()?;

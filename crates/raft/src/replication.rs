@@ -297,6 +297,8 @@ impl Raft {
         if self.now < leader.beat_due {
             return;
         }
+        // Here alone: were it put off by the beats of read rounds, steady reading would put off for ever what follows.
+        leader.beat_due = self.now.after(self.config.timing.heartbeat);
         for peer in leader.peers.values_mut() {
             peer.overdue = peer.awaits_acknowledgement();
         }
@@ -315,8 +317,7 @@ impl Raft {
 
     /// Sends a beat to everyone.
     pub(crate) fn beat(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.beat_due = self.now.after(self.config.timing.heartbeat);
+        let Role::Leader(leader) = &self.role else { return };
         let round = leader.reads.round();
         for (to, peer) in &leader.peers {
             let beat = Beat { committed: self.committed.min(peer.matched).0, round };

@@ -1,6 +1,6 @@
 //! Snapshots and compaction.
 
-use conclave_consensus::{Ballot, Input, Slot, SnapshotMeta, StepError};
+use conclave_consensus::{Ballot, Input, ReadMode, Slot, SnapshotMeta, StepError};
 use conclave_raft::RaftConfig;
 
 use crate::cluster::{Cluster, ELECTION, HEARTBEAT, replica};
@@ -38,6 +38,26 @@ fn a_replica_too_far_behind_fetches_a_snapshot_and_goes_on_from_it() {
     cluster.run(HEARTBEAT * 2);
     assert_eq!(cluster.nodes[&replica(3)].delivered, Slot(22));
     assert!(cluster.status(replica(1)).progress.iter().all(|peer| peer.matched == Slot(22)));
+}
+
+/// Each round of reads sends a beat of its own; what a leader does once a heartbeat must not wait until reading stops.
+#[test]
+fn reads_without_pause_do_not_keep_a_replica_from_its_snapshot() {
+    let mut cluster = Cluster::with(3, 0, 1, RaftConfig { inflight_messages_max: 4, ..tight() });
+    cluster.elect_this(replica(1));
+    cluster.crash(replica(3));
+    for step in 0..120 {
+        cluster.propose(replica(1), 1).unwrap();
+        if step == 60 {
+            cluster.checkpoint(replica(1));
+        }
+        if step == 80 {
+            cluster.restart(replica(3));
+        }
+        cluster.read(replica(1), ReadMode::Quorum);
+        cluster.run(HEARTBEAT / 5);
+    }
+    assert!(cluster.nodes[&replica(3)].fetching.is_some(), "no snapshot was offered in eight heartbeats");
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
                     }
                 }
                 CatchupJob::Store { group, fetch, piece, generation, body, last } => {
+                    tracing::debug!(%group, fetch, piece, bytes = body.len(), last, "snapshot piece arrived");
                     let input = match store(shared, &mut sinks, group, fetch, piece, generation, body, last) {
                         Ok(input) => input,
                         Err(error) => {
@@ -55,6 +56,7 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
                     tell(shared, input);
                 }
                 CatchupJob::Serve { to, group, fetch, at_least, piece } => {
+                    let began = clock::now();
                     let mut open = || {
                         let (answer, source) = mpsc::sync_channel(1);
                         shared.applies.push(ApplyJob::Snapshot { group, answer });
@@ -66,6 +68,7 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
                         tracing::warn!(%group, %error, "snapshot cannot be read");
                         (Bytes::new(), true)
                     });
+                    tracing::debug!(%group, %to, fetch, piece, bytes = body.len(), last, took = ?clock::now().since(began), "snapshot piece served");
                     let packet = Packet::SnapshotPiece { group, fetch, piece, body, last };
                     shared.transport().send(to, &mut vec![packet]);
                 }
