@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets as Filter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -46,7 +46,11 @@ pub fn init(config: &LogConfig) -> Result<(), LoggingError> {
         LogLevel::Error => LevelFilter::ERROR,
     };
     let layer = Lines { format: config.format, targets };
-    tracing_subscriber::registry().with(layer.with_filter(level)).try_init()?;
+    // The HTTP library tells of each frame when asked to debug, and drowns what this program has to say.
+    let http = level.min(LevelFilter::INFO);
+    let filter =
+        Filter::new().with_default(level).with_targets([("h2", http), ("hyper", http), ("hyper_util", http)]);
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     Ok(())
 }
 

@@ -84,14 +84,17 @@ pub(crate) struct Running {
     pub(crate) network: Network,
 }
 
-/// The runtime of the transport's tasks. Dropped, it ends without waiting, since that may happen inside another runtime.
+/// The runtime of the transport's tasks and of the host. Dropped, it ends without waiting, since that may happen inside another runtime.
 #[derive(Debug)]
 pub(crate) struct Network(Option<tokio::runtime::Runtime>);
 
 impl Network {
+    fn handle(&self) -> &tokio::runtime::Handle {
+        self.0.as_ref().expect("taken by drop alone").handle()
+    }
+
     async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
-        let runtime = self.0.as_ref().expect("taken by drop alone");
-        runtime.spawn(work).await.expect("the work does not panic, and nobody aborts it")
+        self.handle().spawn(work).await.expect("the work does not panic, and nobody aborts it")
     }
 }
 
@@ -187,7 +190,8 @@ pub(crate) fn start(
         }
     }
     transport.start(prepared.inbound());
-    let shell = prepared.start(log, Arc::clone(&transport) as _).map_err(NodeError::Threads)?;
+    let shell =
+        prepared.start(log, Arc::clone(&transport) as _, network.handle()).map_err(NodeError::Threads)?;
     let handle = shell.handle();
     let role = handle.role(DATA).expect("the shell was given this group");
     let backend = Arc::new(Replicated {

@@ -147,7 +147,13 @@ fn start(nodes: u64, adjust: impl Fn(&mut ShellConfig)) -> Vec<Node> {
         let prepared = Prepared::new(config, vec![setup], None);
         let transport = network.join(NodeId(n), prepared.inbound());
         let log = Arc::new(Gated::default());
-        let shell = prepared.start(Arc::clone(&log) as Arc<dyn LogStore>, Arc::new(transport)).unwrap();
+        let shell = prepared
+            .start(
+                Arc::clone(&log) as Arc<dyn LogStore>,
+                Arc::new(transport),
+                &tokio::runtime::Handle::current(),
+            )
+            .unwrap();
         Node { log, handle: shell.handle(), shell: Some(shell) }
     };
     (1..=nodes).map(start_one).collect()

@@ -1,4 +1,5 @@
-//! The `host` thread.
+//! The task that steps the host. It never waits but for its mailbox, so it lives beside the transport's tasks: what a peer says goes
+//! through the host and what it answers goes out again on one thread.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,8 @@ use crate::{Host, HostEffect, HostInput};
 /// How often reads that wait for a leader are looked at.
 const READS_EVERY: Duration = Duration::from_millis(50);
 
-pub(super) fn run(shared: &Arc<Shared>, mut host: Host) {
+pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
+    let shared = &shared;
     let mut inputs = Vec::new();
     let mut effects = Vec::new();
     let mut out = Outgoing::default();
@@ -28,7 +30,7 @@ pub(super) fn run(shared: &Arc<Shared>, mut host: Host) {
         if shared.gates.values().any(|gate| gate.is_waiting()) {
             wait = Some(wait.map_or(READS_EVERY, |wait| wait.min(READS_EVERY)));
         }
-        if !shared.inbox.take(wait, &mut inputs) {
+        if !shared.inbox.take(wait, &mut inputs).await {
             return;
         }
         // Read after the inputs arrived: a lease or a silence is never judged by an older clock.

@@ -1,15 +1,33 @@
-//! A bounded queue into a thread, taken whole: one wake-up serves everything that came meanwhile.
+//! A bounded queue into a thread or a task, taken whole: one wake-up serves everything that came meanwhile.
 
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
-/// Many senders, one taker.
+/// Many senders, one taker, which waits as its bell does: a thread on a [`Condvar`], a task on a [`Notify`].
 #[derive(Debug)]
-pub(crate) struct Mailbox<T> {
+pub(crate) struct Mailbox<T, B = Condvar> {
     state: Mutex<State<T>>,
-    filled: Condvar,
+    bell: B,
     items_max: usize,
+}
+
+/// What wakes the taker.
+pub(crate) trait Bell: Default {
+    fn ring(&self);
+}
+
+impl Bell for Condvar {
+    fn ring(&self) {
+        self.notify_one();
+    }
+}
+
+impl Bell for Notify {
+    fn ring(&self) {
+        self.notify_one();
+    }
 }
 
 #[derive(Debug)]
@@ -26,10 +44,10 @@ pub(crate) enum Refused {
     Closed,
 }
 
-impl<T> Mailbox<T> {
+impl<T, B: Bell> Mailbox<T, B> {
     pub(crate) fn new(items_max: usize) -> Self {
         let state = State { items: Vec::new(), closed: false, waiting: false };
-        Self { state: Mutex::new(state), filled: Condvar::new(), items_max }
+        Self { state: Mutex::new(state), bell: B::default(), items_max }
     }
 
     /// Puts an item in unless the bound is met.
@@ -55,32 +73,9 @@ impl<T> Mailbox<T> {
         let wake = std::mem::take(&mut state.waiting);
         drop(state);
         if wake {
-            self.filled.notify_one();
+            self.bell.ring();
         }
         Ok(())
-    }
-
-    /// Waits for items, at most `wait` long, and swaps them into the empty `into`. `false` once closed and empty.
-    pub(crate) fn take(&self, wait: Option<Duration>, into: &mut Vec<T>) -> bool {
-        debug_assert!(into.is_empty(), "what is taken replaces what was there");
-        let mut state = self.state.lock();
-        if state.items.is_empty() && !state.closed {
-            state.waiting = true;
-            match wait {
-                Some(wait) => {
-                    self.filled.wait_for(&mut state, wait);
-                }
-                None => {
-                    while state.items.is_empty() && !state.closed {
-                        state.waiting = true;
-                        self.filled.wait(&mut state);
-                    }
-                }
-            }
-            state.waiting = false;
-        }
-        std::mem::swap(&mut state.items, into);
-        !(into.is_empty() && state.closed)
     }
 
     /// Throws away what waits: its taker is gone, and whoever waits for an answer must see that.
@@ -90,10 +85,56 @@ impl<T> Mailbox<T> {
 
     /// Lets nothing more in and wakes the taker.
     pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.bell.ring();
+    }
+}
+
+impl<T> Mailbox<T, Condvar> {
+    /// Waits for items, at most `wait` long, and swaps them into the empty `into`. `false` once closed and empty.
+    pub(crate) fn take(&self, wait: Option<Duration>, into: &mut Vec<T>) -> bool {
+        debug_assert!(into.is_empty(), "what is taken replaces what was there");
         let mut state = self.state.lock();
-        state.closed = true;
-        drop(state);
-        self.filled.notify_all();
+        if state.items.is_empty() && !state.closed {
+            state.waiting = true;
+            match wait {
+                Some(wait) => {
+                    self.bell.wait_for(&mut state, wait);
+                }
+                None => {
+                    while state.items.is_empty() && !state.closed {
+                        state.waiting = true;
+                        self.bell.wait(&mut state);
+                    }
+                }
+            }
+            state.waiting = false;
+        }
+        std::mem::swap(&mut state.items, into);
+        !(into.is_empty() && state.closed)
+    }
+}
+
+impl<T> Mailbox<T, Notify> {
+    /// As a thread's `take`. To be called by one task.
+    pub(crate) async fn take(&self, wait: Option<Duration>, into: &mut Vec<T>) -> bool {
+        debug_assert!(into.is_empty(), "what is taken replaces what was there");
+        let idle = {
+            let mut state = self.state.lock();
+            state.waiting = state.items.is_empty() && !state.closed;
+            state.waiting
+        };
+        // A ring between looking and waiting is kept for us.
+        match wait {
+            // Senders that never rest must not keep the runtime's other tasks from their turn; and what those send is taken too.
+            _ if !idle => tokio::task::yield_now().await,
+            Some(wait) => drop(tokio::time::timeout(wait, self.bell.notified()).await),
+            None => self.bell.notified().await,
+        }
+        let mut state = self.state.lock();
+        state.waiting = false;
+        std::mem::swap(&mut state.items, into);
+        !(into.is_empty() && state.closed)
     }
 }
 
@@ -103,7 +144,7 @@ mod tests {
 
     #[test]
     fn refuses_beyond_its_bound_but_never_a_completion() {
-        let mailbox = Mailbox::new(1);
+        let mailbox = Mailbox::<_, Condvar>::new(1);
         assert_eq!(mailbox.offer(1), Ok(()));
         assert_eq!(mailbox.offer(2), Err(Refused::Full));
         mailbox.push(3);
@@ -114,7 +155,7 @@ mod tests {
 
     #[test]
     fn closed_gives_what_it_holds_and_then_ends() {
-        let mailbox = Mailbox::new(8);
+        let mailbox = Mailbox::<_, Condvar>::new(8);
         mailbox.push(1);
         mailbox.close();
         assert_eq!(mailbox.offer(2), Err(Refused::Closed));
@@ -122,5 +163,26 @@ mod tests {
         assert!(mailbox.take(None, &mut taken));
         taken.clear();
         assert!(!mailbox.take(None, &mut taken));
+    }
+
+    #[tokio::test]
+    async fn a_task_is_woken_by_an_item_by_its_time_and_by_the_end() {
+        let mailbox = std::sync::Arc::new(Mailbox::<u32, Notify>::new(8));
+        let sender = std::sync::Arc::clone(&mailbox);
+        let mut taken = Vec::new();
+        let sending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(5));
+            sender.push(1);
+        });
+        assert!(mailbox.take(None, &mut taken).await);
+        assert_eq!(std::mem::take(&mut taken), [1]);
+        sending.join().unwrap();
+        assert!(mailbox.take(Some(Duration::from_millis(1)), &mut taken).await);
+        assert!(taken.is_empty());
+        mailbox.push(2);
+        mailbox.close();
+        assert!(mailbox.take(None, &mut taken).await);
+        taken.clear();
+        assert!(!mailbox.take(None, &mut taken).await);
     }
 }

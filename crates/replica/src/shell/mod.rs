@@ -1,8 +1,8 @@
-//! The shell: threads that wait for clocks, disks and sockets around a [`Host`] that decides.
+//! The shell: a task and threads that wait for clocks, disks and sockets around a [`Host`] that decides.
 //!
 //! | thread | waits for | does |
 //! |---|---|---|
-//! | `host` | its mailbox, the next deadline | steps the host, hands out its effects |
+//! | host, a task beside the transport's | its mailbox, the next deadline | steps the host, hands out its effects |
 //! | `log` | its mailbox, the disk | appends for all groups, one sync for all, then sends what had to be durable first |
 //! | `apply` | its mailbox | applies chosen entries, answers clients, lets reads go |
 //! | `checkpoint` | its mailbox, the disk | writes checkpoints |
@@ -38,8 +38,9 @@ use conclave_consensus::{
 };
 use conclave_storage::{LogStore, StateMachine};
 use conclave_transport::{Inbound, Packet, Transport};
+use futures::FutureExt as _;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::{
     apply::{ApplyJob, CheckpointJob},
@@ -145,7 +146,7 @@ pub struct Role {
 /// What everyone around the host shares.
 pub(crate) struct Shared {
     node: NodeId,
-    inbox: Mailbox<ShellInput>,
+    inbox: Mailbox<ShellInput, Notify>,
     logs: Mailbox<LogJob>,
     applies: Mailbox<ApplyJob>,
     checkpoints: Mailbox<CheckpointJob>,
@@ -171,7 +172,7 @@ impl fmt::Debug for Shared {
 
 type ThreadBody = Box<dyn FnOnce(&Arc<Shared>) + Send>;
 
-/// What reaches the host's thread.
+/// What reaches the host's task.
 #[derive(Debug)]
 pub(crate) enum ShellInput {
     Host(HostInput),
@@ -194,6 +195,14 @@ impl Shared {
             first
         });
         self.close();
+    }
+
+    fn panicked(&self, name: &'static str) {
+        self.halt(Fatal::Panicked(name));
+        // What will not be taken any more may hold the other end of somebody's wait.
+        self.inbox.clear();
+        self.applies.clear();
+        self.catchups.clear();
     }
 
     fn close(&self) {
@@ -270,11 +279,17 @@ impl Prepared {
         Arc::new(Inlet(Arc::clone(&self.shared)))
     }
 
-    /// Starts the threads.
+    /// Starts the threads, and the host as a task on `runtime`. That is best the one that the transport's tasks run on: then what a peer
+    /// says needs no switch of threads to be answered. None of that runtime's tasks may block: a heartbeat would wait.
     ///
     /// # Errors
     /// If the operating system gives no thread.
-    pub fn start(self, log: Arc<dyn LogStore>, transport: Arc<dyn Transport>) -> std::io::Result<Shell> {
+    pub fn start(
+        self,
+        log: Arc<dyn LogStore>,
+        transport: Arc<dyn Transport>,
+        runtime: &tokio::runtime::Handle,
+    ) -> std::io::Result<Shell> {
         let Self { shared, config, groups } = self;
         // Nobody else holds a `Prepared`, so nothing was set before.
         let _ = shared.transport.set(transport);
@@ -290,21 +305,17 @@ impl Prepared {
             let body = move || {
                 let guarded = std::panic::AssertUnwindSafe(|| work(&shared));
                 if std::panic::catch_unwind(guarded).is_err() {
-                    shared.halt(Fatal::Panicked(name));
-                    // What the thread will not take any more may hold the other end of somebody's wait.
-                    shared.applies.clear();
-                    shared.catchups.clear();
+                    shared.panicked(name);
                 }
             };
             std::thread::Builder::new().name(name.into()).spawn(body).map(|thread| threads.push(thread))
         };
         let apply_log = Arc::clone(&log);
-        let bodies: [(&'static str, ThreadBody); 5] = [
+        let bodies: [(&'static str, ThreadBody); 4] = [
             ("log", Box::new(move |shared| log::run(shared, apply_log.as_ref()))),
             ("checkpoint", Box::new(apply::run_checkpoints)),
             ("apply", Box::new(move |shared| apply::run(shared, appliers))),
             ("catchup", Box::new(move |shared| catchup::run(shared, log.as_ref()))),
-            ("host", Box::new(move |shared| decide::run(shared, host))),
         ];
         for (name, body) in bodies {
             if let Err(error) = spawn(name, body) {
@@ -312,6 +323,13 @@ impl Prepared {
                 return Err(error);
             }
         }
+        let deciding = std::panic::AssertUnwindSafe(decide::run(Arc::clone(&shared), host)).catch_unwind();
+        let of = Arc::clone(&shared);
+        runtime.spawn(async move {
+            if deciding.await.is_err() {
+                of.panicked("host");
+            }
+        });
         Ok(Shell { shared, threads })
     }
 }
