@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .build_server(cfg!(feature = "services"))
             .build_client(cfg!(feature = "clients"))
             .generate_default_stubs(true)
+            .codec_path("crate::codec::ExactCodec")
             .service_generator(),
     );
     config.out_dir(env::var("OUT_DIR")?);

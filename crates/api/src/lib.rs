@@ -13,6 +13,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "services", feature = "clients"))]
+pub mod codec;
 pub mod errors;
 
 pub use bytes;

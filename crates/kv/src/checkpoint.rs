@@ -14,7 +14,8 @@ use prost::Message;
 
 use crate::{
     head::HeadEntry,
-    layout::{self, GENERATION_OVERHEAD_BYTES, GENERATIONS},
+    keymap,
+    layout::{self, GENERATION_OVERHEAD_BYTES, GENERATIONS, INDEX_BYTES_MAX},
     state::read_record,
 };
 
@@ -37,16 +38,29 @@ impl Job for CheckpointJob {
         let Self { store, mut meta, mut record, entries } = *self;
         meta.generation = store.generation();
         let removed = walk(&*store, &mut record, REMOVAL_STEPS_MIN + 2 * entries.len())?;
-        let mut order: Vec<u32> = (0..entries.len() as u32).collect();
-        // Stable: of several generations of a key in one revision the last comes last.
-        order.sort_by(|a, b| {
-            let (a, b) = (&entries[*a as usize], &entries[*b as usize]);
-            (a.key(), a.numbers.modified).cmp(&(b.key(), b.numbers.modified))
-        });
+        let order = order_of(&entries);
         let checkpoint = Checkpoint { meta, record: record.encode_to_vec().into() };
         let mut run = Run::new(&entries, &order, removed);
         store.ingest(checkpoint, &mut run)
     }
+}
+
+/// The places of the entries in order of key and revision. Of several generations of a key in one revision the last comes last.
+fn order_of(entries: &[HeadEntry]) -> Vec<u32> {
+    let Some(first) = entries.first() else { return Vec::new() };
+    let shared_bytes = entries
+        .iter()
+        .fold(first.key().len(), |shared, entry| keymap::common_bytes(&first.key()[..shared], entry.key()));
+    // Whole keys are all over memory; most comparisons are settled by the eight bytes at hand.
+    let mut order: Vec<(u64, u32)> =
+        (0..).zip(entries).map(|(at, entry)| (keymap::digest(entry.key(), shared_bytes), at)).collect();
+    order.sort_by(|(a_digest, a), (b_digest, b)| {
+        a_digest.cmp(b_digest).then_with(|| {
+            let (a, b) = (&entries[*a as usize], &entries[*b as usize]);
+            (a.key(), a.numbers.modified).cmp(&(b.key(), b.numbers.modified))
+        })
+    });
+    order.into_iter().map(|(_, at)| at).collect()
 }
 
 /// Looks for generations to remove, from where the last checkpoint left off, and notes in the record where it got to.
@@ -186,13 +200,13 @@ impl<'a> Run<'a> {
             if self.entry(self.index_at).is_some_and(|next| next.key() == entry.key()) {
                 continue;
             }
-            self.reserve(2 * entry.key().len() + 16 + GENERATION_OVERHEAD_BYTES + 16);
+            self.reserve(2 * entry.key().len() + 16 + INDEX_BYTES_MAX);
             layout::put_index_key(&mut self.arena, entry.key());
             let key = self.arena.split().freeze();
             if entry.numbers.is_deletion() {
                 return Some((key, None));
             }
-            layout::put_index(&mut self.arena, &entry.numbers);
+            layout::put_index(&mut self.arena, &entry.numbers, entry.value());
             return Some((key, Some(self.arena.split().freeze())));
         }
     }

@@ -30,7 +30,8 @@ struct Node<T> {
     items: Vec<T>,
 }
 
-fn digest(key: &[u8], shared_bytes: usize) -> u64 {
+/// Eight bytes of a key from `shared_bytes` on, as a number that sorts as they do; missing ones are zero.
+pub(crate) fn digest(key: &[u8], shared_bytes: usize) -> u64 {
     let mut bytes = [0; 8];
     let rest = key.get(shared_bytes..).unwrap_or_default();
     let len = rest.len().min(8);
@@ -38,7 +39,8 @@ fn digest(key: &[u8], shared_bytes: usize) -> u64 {
     u64::from_be_bytes(bytes)
 }
 
-fn common_bytes(a: &[u8], b: &[u8]) -> usize {
+/// How many bytes two keys begin with alike.
+pub(crate) fn common_bytes(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 

@@ -3,17 +3,26 @@
 //! | key | value |
 //! |---|---|
 //! | `g`, escaped key, revision (8 bytes, big-endian) | a generation: tag 0 (deletion) and operation index, or tag 1, operation index, creation revision, version, lease, and the value to the end |
-//! | `n`, escaped key | the newest generation of a key that exists: tag 1, modification revision, creation revision, version, lease |
+//! | `n`, escaped key | the newest generation of a key that exists: tag 1, modification revision, creation revision, version, lease; or tag 2, the same, and the value to the end |
 //!
 //! Numbers of a value are LEB128 varints. Escaping keeps the order: a zero byte becomes `00 ff`, the end is `00 00`. A key that was changed
 //! more than once in one revision has one generation of it, the last.
+//!
+//! A value of at most [`INDEXED_BYTES_MAX`] bytes stands in the index too: so a range of keys that were written many times is read from
+//! neighbouring pairs, and not from among all their generations.
 
 use bytes::{Buf, BufMut};
 use conclave_storage::StateError;
 use prost::encoding::{decode_varint, encode_varint};
 
-/// The version of this layout.
-pub(crate) const FORMAT: u32 = 1;
+/// The version of this layout. In the first one the index had no values.
+pub(crate) const FORMAT: u32 = 2;
+
+/// Whether this version reads a layout: what it writes, and the first.
+pub(crate) fn is_known(format: u32) -> bool {
+    (1..=FORMAT).contains(&format)
+}
+
 /// The first byte of every generation's key.
 pub(crate) const GENERATIONS: u8 = b'g';
 /// The first byte of every index key.
@@ -21,8 +30,12 @@ pub(crate) const INDEX: u8 = b'n';
 /// What follows the escaped key in a generation's key.
 pub(crate) const REVISION_BYTES: usize = 8;
 
+/// The largest value that is written to the index as well.
+pub(crate) const INDEXED_BYTES_MAX: usize = 1024;
+
 const DELETION: u8 = 0;
 const VALUE: u8 = 1;
+const INDEXED_VALUE: u8 = 2;
 
 /// The numbers of a generation. A version of 0 is a deletion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,13 +77,13 @@ pub(crate) fn put_index_key(out: &mut impl BufMut, key: &[u8]) {
     put_escaped(out, key);
 }
 
-fn put_escaped(out: &mut impl BufMut, key: &[u8]) {
-    for (at, part) in key.split(|byte| *byte == 0).enumerate() {
-        if at > 0 {
-            out.put_slice(&[0, 0xff]);
-        }
-        out.put_slice(part);
+fn put_escaped(out: &mut impl BufMut, mut key: &[u8]) {
+    while let Some(zero) = key.iter().position(|byte| *byte == 0) {
+        out.put_slice(&key[..zero]);
+        out.put_slice(&[0, 0xff]);
+        key = &key[zero + 1..];
     }
+    out.put_slice(key);
     out.put_slice(&[0, 0]);
 }
 
@@ -133,20 +146,33 @@ pub(crate) fn read_generation(stored: &[u8], modified: i64) -> Result<(Numbers, 
 }
 
 /// A value of the index.
-pub(crate) fn put_index(out: &mut impl BufMut, numbers: &Numbers) {
-    out.put_u8(VALUE);
+pub(crate) fn put_index(out: &mut impl BufMut, numbers: &Numbers, value: &[u8]) {
+    let indexed = value.len() <= INDEXED_BYTES_MAX;
+    out.put_u8(if indexed { INDEXED_VALUE } else { VALUE });
     encode_varint(numbers.modified.cast_unsigned(), out);
     put_numbers(out, numbers);
+    if indexed {
+        out.put_slice(value);
+    }
 }
 
-/// Reads a value of the index.
-pub(crate) fn read_index(mut stored: &[u8]) -> Result<Numbers, StateError> {
-    if stored.try_get_u8() != Ok(VALUE) {
+/// The most bytes that [`put_index`] writes.
+pub(crate) const INDEX_BYTES_MAX: usize = 1 + 4 * 10 + INDEXED_BYTES_MAX;
+
+/// Reads a value of the index: the numbers, and where the generation's value begins in `stored` if it stands there.
+pub(crate) fn read_index(stored: &[u8]) -> Result<(Numbers, Option<usize>), StateError> {
+    let mut rest = stored;
+    let tag = rest.try_get_u8().map_err(|_| damaged("an empty index entry"))?;
+    if tag != VALUE && tag != INDEXED_VALUE {
         return Err(damaged("an index entry of an unknown kind"));
     }
-    let modified = varint(&mut stored)?.cast_signed();
-    let numbers = read_numbers(&mut stored, modified)?;
-    if stored.is_empty() { Ok(numbers) } else { Err(damaged("an index entry is too long")) }
+    let modified = varint(&mut rest)?.cast_signed();
+    let numbers = read_numbers(&mut rest, modified)?;
+    match tag {
+        INDEXED_VALUE => Ok((numbers, Some(stored.len() - rest.len()))),
+        _ if rest.is_empty() => Ok((numbers, None)),
+        _ => Err(damaged("an index entry is too long")),
+    }
 }
 
 fn put_numbers(out: &mut impl BufMut, numbers: &Numbers) {
@@ -198,9 +224,18 @@ mod tests {
         put_generation(&mut stored, &numbers, 5, b"value");
         let (read, index, at) = read_generation(&stored, 900).unwrap();
         assert_eq!((read, index, &stored[at..]), (numbers, 5, &b"value"[..]));
+        for value in [&b""[..], b"value", &[7; INDEXED_BYTES_MAX]] {
+            let mut stored = Vec::new();
+            put_index(&mut stored, &numbers, value);
+            let (read, at) = read_index(&stored).unwrap();
+            assert_eq!((read, &stored[at.unwrap()..]), (numbers, value));
+            assert!(stored.len() <= INDEX_BYTES_MAX);
+        }
         let mut stored = Vec::new();
-        put_index(&mut stored, &numbers);
-        assert_eq!(read_index(&stored).unwrap(), numbers);
+        put_index(&mut stored, &numbers, &[7; INDEXED_BYTES_MAX + 1]);
+        assert_eq!(read_index(&stored).unwrap(), (numbers, None), "too large a value stays out of the index");
+        stored.push(0);
+        assert!(read_index(&stored).is_err());
         let deletion = Numbers { modified: 4, ..Numbers::default() };
         let mut stored = Vec::new();
         put_generation(&mut stored, &deletion, 1, b"");

@@ -13,7 +13,7 @@ use conclave_storage::{Pair, Scan, StateError, StateStore};
 use crate::{
     command::KvError,
     interval::{Interval, successor},
-    layout::{self, GENERATIONS, Numbers},
+    layout::{self, GENERATIONS, INDEX, Numbers},
     state::{Seen, Shared, State},
 };
 
@@ -393,29 +393,39 @@ fn generation(stored: &Bytes, modified: i64) -> Result<Option<Generation>, State
     Ok((!numbers.is_deletion()).then(|| (numbers, stored.slice(value_at..))))
 }
 
-/// Lookups of many keys in ascending order: near ones by stepping on in one scan, far ones by seeking.
+/// Lookups of many keys in ascending order: near ones by stepping on in one scan of the index, far ones by seeking.
 struct Lookups<'a> {
     store: &'a dyn StateStore,
     scans: bool,
     scan: Option<Scan<'static>>,
     next: Option<Pair>,
+    /// Reused for the index key that is looked for.
+    wanted: Vec<u8>,
 }
 
 impl<'a> Lookups<'a> {
     fn new(store: &'a dyn StateStore, scans: bool) -> Self {
-        Self { store, scans, scan: None, next: None }
+        Self { store, scans, scan: None, next: None, wanted: Vec::new() }
     }
 
-    /// The value of one generation.
+    /// The value of a generation that was its key's newest a moment ago.
     fn value(&mut self, key: &[u8], modified: i64) -> Result<Option<Bytes>, StateError> {
-        let wanted = layout::generation_key(key, modified);
-        let stored = if self.scans {
-            self.seek(&wanted)?;
-            self.next.as_ref().filter(|(key, _)| *key == wanted).map(|(_, value)| value.clone())
+        self.wanted.clear();
+        layout::put_index_key(&mut self.wanted, key);
+        let indexed = if self.scans {
+            self.seek()?;
+            self.next.take_if(|(key, _)| *key == self.wanted).map(|(_, stored)| stored)
         } else {
-            self.store.get(&wanted)?
+            self.store.get(&self.wanted)?
         };
-        match stored {
+        if let Some(stored) = indexed
+            && let (numbers, Some(value_at)) = layout::read_index(&stored)?
+            && numbers.modified == modified
+        {
+            return Ok(Some(stored.slice(value_at..)));
+        }
+        // Too large for the index, or superseded there by a checkpoint meanwhile.
+        match self.store.get(&layout::generation_key(key, modified))? {
             Some(stored) => Ok(generation(&stored, modified)?.map(|(_, value)| value)),
             None => Ok(None),
         }
@@ -426,17 +436,21 @@ impl<'a> Lookups<'a> {
         newest_at(self.store, key, revision)
     }
 
-    /// Moves to the first pair at or after `wanted`.
-    fn seek(&mut self, wanted: &[u8]) -> Result<(), StateError> {
+    /// Moves to the first pair at or after the wanted one.
+    fn seek(&mut self) -> Result<(), StateError> {
         if let Some(scan) = &mut self.scan {
             for _ in 0..STEPS_MAX {
-                if self.next.as_ref().is_none_or(|(key, _)| key.as_ref() >= wanted) {
+                if self.next.as_ref().is_some_and(|(key, _)| *key >= self.wanted) {
                     return Ok(());
                 }
                 self.next = scan.next().transpose()?;
+                if self.next.is_none() {
+                    return Ok(());
+                }
             }
         }
-        let mut scan = self.store.scan(Bound::Included(wanted), Bound::Excluded(&[GENERATIONS + 1]), false);
+        let from = Bound::Included(self.wanted.as_slice());
+        let mut scan = self.store.scan(from, Bound::Excluded(&[INDEX + 1]), false);
         self.next = scan.next().transpose()?;
         self.scan = Some(scan);
         Ok(())

@@ -185,7 +185,7 @@ impl Sink {
 
 /// What another node says of its checkpoint is judged here, before anything is built upon it.
 fn read_header(header: SnapshotHeader, generation: u64) -> Result<Checkpoint, StateError> {
-    if header.format != FORMAT {
+    if !layout::is_known(header.format) {
         return Err(damaged("a snapshot of a layout that this version does not know"));
     }
     if header.slot == 0 || header.slot > NUMBER_MAX || header.ballot_round > NUMBER_MAX {

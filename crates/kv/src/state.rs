@@ -118,7 +118,7 @@ impl State {
             .take_while(is_index)
             .map_while(|pair| {
                 let newest = pair.and_then(|(key, value)| {
-                    let numbers = layout::read_index(&value)?;
+                    let (numbers, _) = layout::read_index(&value)?;
                     let key = layout::user_key(&key)?.into_boxed_slice();
                     Ok((key, Newest { numbers, position: NOWHERE, payload: None }))
                 });
@@ -338,7 +338,7 @@ fn seen<'a>(numbers: &'a Numbers, value: Option<&'a [u8]>) -> Seen<'a> {
 /// Reads a checkpoint's record.
 pub(crate) fn read_record(record: &[u8]) -> Result<CheckpointRecord, StateError> {
     let record = CheckpointRecord::decode(record).map_err(|_| layout::damaged("the checkpoint's record"))?;
-    if record.format == FORMAT {
+    if layout::is_known(record.format) {
         Ok(record)
     } else {
         Err(layout::damaged("the checkpoint is of a layout that this version does not know"))

@@ -1,5 +1,6 @@
 //! Durable storage for consensus groups: a write-ahead log that all groups of a process share, and an ordered state engine.
 
+pub mod background;
 pub mod conformance;
 mod disk;
 mod disk_real;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use conclave_consensus::{Entry, GroupId, Mark, SnapshotMeta};
-use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError};
+use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError, background};
 
 use super::{Fatal, Shared, ShellInput, clock};
 use crate::{Applier, HostInput};
@@ -135,6 +135,7 @@ fn install(shared: &Arc<Shared>, group: GroupId, applier: &mut Applier, mark: Ma
 
 /// Writes one checkpoint after the other.
 pub(super) fn run_checkpoints(shared: &Arc<Shared>) {
+    background::stand_back();
     let mut taken = Vec::new();
     while shared.checkpoints.take(None, &mut taken) {
         for CheckpointJob { group, job } in taken.drain(..) {
@@ -153,6 +154,7 @@ pub(super) fn run_checkpoints(shared: &Arc<Shared>) {
                 }
             }
         }
+        background::release_memory();
     }
 }
 

@@ -45,13 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
         if host.next_deadline().is_some_and(|at| at <= now) {
             host.step(now, HostInput::Tick);
         }
-        for (group, gate) in &shared.gates {
-            if gate.is_waiting()
-                && let Some(id) = gate.tick(now)
-            {
-                host.step(now, HostInput::ReadBarrier { group: *group, id });
-            }
-        }
+        shared.gates.values().filter(|gate| gate.is_waiting()).for_each(|gate| gate.tick(now));
         host.drain(&mut effects);
         *shared.counters.lock() = host.counters();
     }
@@ -128,9 +122,8 @@ fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgo
             }
             HostEffect::Failed { id, why } => shared.waiters.fail(id, why),
             HostEffect::ReadReady { group, id, at } => {
-                let begun = shared.gates.get(&group).and_then(|gate| gate.confirmed(id, at, clock::now()));
-                if let Some(id) = begun {
-                    shared.begin_barrier(group, id);
+                if let Some(gate) = shared.gates.get(&group) {
+                    gate.confirmed(id, at);
                 }
             }
             HostEffect::ReadFailed { group, id, why } => {

@@ -48,7 +48,7 @@ use self::{
     catchup::CatchupJob,
     log::LogJob,
     mailbox::{Mailbox, Refused},
-    reads::ReadGate,
+    reads::{Baton, ReadGate},
     waiters::Waiters,
 };
 pub use self::{calls::Answerer, reads::BarrierError};
@@ -146,14 +146,14 @@ pub struct Role {
 /// What everyone around the host shares.
 pub(crate) struct Shared {
     node: NodeId,
-    inbox: Mailbox<ShellInput, Notify>,
+    inbox: Arc<Mailbox<ShellInput, Notify>>,
     logs: Mailbox<LogJob>,
     applies: Mailbox<ApplyJob>,
     checkpoints: Mailbox<CheckpointJob>,
     catchups: Mailbox<CatchupJob>,
     packets_max: usize,
     waiters: Arc<Waiters>,
-    gates: BTreeMap<GroupId, ReadGate>,
+    gates: BTreeMap<GroupId, Arc<ReadGate>>,
     roles: BTreeMap<GroupId, watch::Sender<Role>>,
     configs: Mutex<BTreeMap<GroupId, Config>>,
     committed: BTreeMap<GroupId, AtomicU64>,
@@ -212,11 +212,7 @@ impl Shared {
         self.checkpoints.close();
         self.catchups.close();
         self.waiters.fail_all(ProposeError::Stopped);
-        self.gates.values().for_each(ReadGate::fail_all);
-    }
-
-    fn begin_barrier(&self, group: GroupId, id: conclave_consensus::ReadId) {
-        self.inbox.push(ShellInput::Host(HostInput::ReadBarrier { group, id }));
+        self.gates.values().for_each(|gate| gate.fail_all());
     }
 }
 
@@ -251,16 +247,22 @@ impl Prepared {
     /// Prepares a shell for groups. `answerer` answers other nodes' questions.
     #[must_use]
     pub fn new(config: ShellConfig, groups: Vec<GroupSetup>, answerer: Option<Arc<dyn Answerer>>) -> Self {
+        let inbox = Arc::new(Mailbox::new(config.packets_max.saturating_add(config.proposals_max)));
+        let gate_of = |group: GroupId, applied: Slot| {
+            let inbox = Arc::clone(&inbox);
+            let begin = move |id| inbox.push(ShellInput::Host(HostInput::ReadBarrier { group, id }));
+            ReadGate::new(applied, config.reads_max, reads::ROUNDS_MAX, begin)
+        };
         let shared = Shared {
             node: config.host.node,
-            inbox: Mailbox::new(config.packets_max.saturating_add(config.proposals_max)),
+            gates: groups.iter().map(|g| (g.group, gate_of(g.group, g.state.slot))).collect(),
+            inbox,
             logs: Mailbox::new(usize::MAX),
             applies: Mailbox::new(usize::MAX),
             checkpoints: Mailbox::new(usize::MAX),
             catchups: Mailbox::new(CATCHUPS_MAX),
             packets_max: config.packets_max,
             waiters: Waiters::new(config.host.node, config.host.epoch, config.proposals_max),
-            gates: groups.iter().map(|g| (g.group, ReadGate::new(g.state.slot, config.reads_max))).collect(),
             roles: groups.iter().map(|g| (g.group, watch::Sender::new(Role::default()))).collect(),
             configs: Mutex::new(groups.iter().map(|g| (g.group, g.core.status().config)).collect()),
             committed: groups.iter().map(|g| (g.group, AtomicU64::new(g.state.slot.0))).collect(),
@@ -395,11 +397,11 @@ impl Handle {
     /// See [`BarrierError`]. The want of a leader is no error: the caller's timeout ends the wait.
     pub async fn read_barrier(&self, group: GroupId) -> Result<(), BarrierError> {
         let gate = self.shared.gates.get(&group).ok_or(BarrierError::NoGroup)?;
-        let (ready, begun) = gate.enter(clock::now())?;
-        if let Some(id) = begun {
-            self.shared.begin_barrier(group, id);
-        }
-        ready.await.unwrap_or(Err(BarrierError::Stopped))
+        let (turn, baton) = gate.enter()?;
+        pass_on(baton);
+        let baton = turn.await.unwrap_or(Err(BarrierError::Stopped))?;
+        pass_on(baton);
+        Ok(())
     }
 
     /// Asks another node's service; `None` if it does not answer, for which the caller sets the time.
@@ -429,7 +431,7 @@ impl Handle {
     /// Everything up to here is applied.
     #[must_use]
     pub fn applied(&self, group: GroupId) -> Slot {
-        self.shared.gates.get(&group).map(ReadGate::applied_slot).unwrap_or_default()
+        self.shared.gates.get(&group).map(|gate| gate.applied_slot()).unwrap_or_default()
     }
 
     /// The engine's state. `None` for an unknown group or a stopped shell.
@@ -473,6 +475,16 @@ impl Handle {
     #[must_use]
     pub fn now(&self) -> Time {
         clock::now()
+    }
+}
+
+/// Begins the next barrier once the runtime's other tasks had their turn: requests that lie in its sockets already share it.
+fn pass_on(baton: Option<Baton>) {
+    if let Some(baton) = baton {
+        tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            drop(baton);
+        });
     }
 }
 

@@ -3,11 +3,13 @@
 //! A read may use any barrier that *began after the read arrived*. So reads gather while a barrier is under way and share the
 //! next one. A barrier that fails for want of a leader is begun again; whoever waits sets the limit with a timeout of its own.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use conclave_consensus::{ReadError, ReadId, Slot, Time};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
+
+use super::clock;
 
 /// Why a read must not be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,20 +25,23 @@ pub enum BarrierError {
     Stopped,
 }
 
-type Reader = oneshot::Sender<Result<(), BarrierError>>;
-type Turn = oneshot::Receiver<Result<(), BarrierError>>;
+/// What a reader's turn brings: it may read, and perhaps the baton.
+type Turn = Result<Option<Baton>, BarrierError>;
+type Reader = oneshot::Sender<Turn>;
 
-/// How many barriers of a group are under way at a time. With one, reads gather meanwhile and more of them share the next: at 64 clients that
-/// served a third more reads than two did.
-const ROUNDS_MAX: usize = 1;
+/// How many barriers of a group may be under way at a time; reads that arrive meanwhile gather and share the next. Fewer would leave the
+/// network idle while one travels, more would share less.
+pub(crate) const ROUNDS_MAX: usize = 3;
 /// A barrier that takes longer than this is begun again: its messages may be lost.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The reads of one group.
-#[derive(Debug)]
 pub(crate) struct ReadGate {
     state: Mutex<State>,
     readers_max: usize,
+    rounds_max: usize,
+    /// Has the host begin a barrier.
+    begin: Box<dyn Fn(ReadId) + Send + Sync>,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +49,8 @@ struct State {
     applied: Slot,
     readers: usize,
     gathering: Vec<Reader>,
+    /// Somebody has the baton.
+    baton: bool,
     rounds: BTreeMap<ReadId, (Time, Vec<Reader>)>,
     ready: BTreeMap<Slot, Vec<Reader>>,
     last_id: u64,
@@ -53,13 +60,38 @@ struct State {
     closed: bool,
 }
 
+/// The right to begin the next barrier, which dropping it does. Who has it lets others come first that are about to ask, since all who
+/// gather share the barrier.
+#[derive(Debug)]
+pub(crate) struct Baton(Arc<ReadGate>);
+
+impl Drop for Baton {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.baton = false;
+        self.0.begin(state, clock::now());
+    }
+}
+
+impl std::fmt::Debug for ReadGate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadGate").finish_non_exhaustive()
+    }
+}
+
 impl ReadGate {
-    pub(crate) fn new(applied: Slot, readers_max: usize) -> Self {
-        Self { state: Mutex::new(State { applied, ..State::default() }), readers_max }
+    pub(crate) fn new(
+        applied: Slot,
+        readers_max: usize,
+        rounds_max: usize,
+        begin: impl Fn(ReadId) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let state = Mutex::new(State { applied, ..State::default() });
+        Arc::new(Self { state, readers_max, rounds_max, begin: Box::new(begin) })
     }
 
-    /// Lets a reader wait; if a barrier should begin now, says its id.
-    pub(crate) fn enter(&self, now: Time) -> Result<(Turn, Option<ReadId>), BarrierError> {
+    /// Lets a reader wait, and perhaps gives it the baton.
+    pub(crate) fn enter(self: &Arc<Self>) -> Result<(oneshot::Receiver<Turn>, Option<Baton>), BarrierError> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.closed {
@@ -70,20 +102,47 @@ impl ReadGate {
         }
         state.readers += 1;
         state.gathering.push(sender);
-        Ok((receiver, state.begin(now)))
+        Ok((receiver, self.baton(&mut state)))
     }
 
     /// The barrier is confirmed: its reads may be served once `at` is applied.
-    pub(crate) fn confirmed(&self, id: ReadId, at: Slot, now: Time) -> Option<ReadId> {
+    pub(crate) fn confirmed(self: &Arc<Self>, id: ReadId, at: Slot) {
         let mut state = self.state.lock();
-        if let Some((_, readers)) = state.rounds.remove(&id) {
-            if at <= state.applied {
-                state.release(readers);
-            } else {
-                state.ready.entry(at).or_default().extend(readers);
-            }
+        let Some((_, readers)) = state.rounds.remove(&id) else { return };
+        let mut baton = self.baton(&mut state);
+        if at <= state.applied {
+            state.release(readers, &mut baton);
+        } else {
+            state.ready.entry(at).or_default().extend(readers);
         }
-        state.begin(now)
+        drop(state);
+        // Nobody took it: the next barrier begins at once.
+        drop(baton);
+    }
+
+    /// The baton, if a barrier may begin and nobody has it.
+    fn baton(self: &Arc<Self>, state: &mut State) -> Option<Baton> {
+        if state.baton || !self.may_begin(state) {
+            return None;
+        }
+        state.baton = true;
+        Some(Baton(Arc::clone(self)))
+    }
+
+    fn may_begin(&self, state: &State) -> bool {
+        !state.gathering.is_empty() && state.rounds.len() < self.rounds_max && !state.paused
+    }
+
+    fn begin(&self, mut state: MutexGuard<'_, State>, now: Time) {
+        if !self.may_begin(&state) {
+            return;
+        }
+        state.last_id += 1;
+        let id = ReadId(state.last_id);
+        let readers = std::mem::take(&mut state.gathering);
+        state.rounds.insert(id, (now, readers));
+        drop(state);
+        (self.begin)(id);
     }
 
     /// The barrier failed.
@@ -108,7 +167,7 @@ impl ReadGate {
         state.applied = state.applied.max(slot);
         while let Some(first) = state.ready.first_entry().filter(|entry| *entry.key() <= slot) {
             let readers = first.remove();
-            state.release(readers);
+            state.release(readers, &mut None);
         }
     }
 
@@ -117,7 +176,7 @@ impl ReadGate {
     }
 
     /// Called as time goes by: takes up barriers that failed or take too long, and forgets readers that gave up.
-    pub(crate) fn tick(&self, now: Time) -> Option<ReadId> {
+    pub(crate) fn tick(&self, now: Time) {
         let mut state = self.state.lock();
         state.paused = false;
         while let Some(round) =
@@ -136,7 +195,7 @@ impl ReadGate {
             left += before - readers.len();
         }
         state.readers -= left;
-        state.begin(now)
+        self.begin(state, now);
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -152,21 +211,14 @@ impl ReadGate {
 }
 
 impl State {
-    fn begin(&mut self, now: Time) -> Option<ReadId> {
-        if self.gathering.is_empty() || self.rounds.len() >= ROUNDS_MAX || self.paused {
-            return None;
-        }
-        self.last_id += 1;
-        let id = ReadId(self.last_id);
-        self.rounds.insert(id, (now, std::mem::take(&mut self.gathering)));
-        Some(id)
-    }
-
-    fn release(&mut self, readers: Vec<Reader>) {
+    /// The first that still waits gets the baton. It must not be dropped here, where the state is locked.
+    fn release(&mut self, readers: Vec<Reader>, baton: &mut Option<Baton>) {
         self.readers -= readers.len();
         for reader in readers {
             // A reader that gave up does not need its turn.
-            let _ = reader.send(Ok(()));
+            if let Err(Ok(kept)) = reader.send(Ok(baton.take())) {
+                *baton = kept;
+            }
         }
     }
 }
@@ -175,26 +227,70 @@ impl State {
 mod tests {
     use super::*;
 
+    /// A gate with one barrier at a time, and the barriers that it had begun.
+    fn gate(applied: u64, readers_max: usize) -> (Arc<ReadGate>, Arc<Mutex<Vec<ReadId>>>) {
+        let begun = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&begun);
+        (ReadGate::new(Slot(applied), readers_max, 1, move |id| told.lock().push(id)), begun)
+    }
+
     #[test]
     fn a_read_never_uses_a_barrier_begun_before_it() {
-        let gate = ReadGate::new(Slot(0), 8);
-        let (mut first, began) = gate.enter(Time(0)).unwrap();
-        assert_eq!(began, Some(ReadId(1)));
-        let (mut second, none) = gate.enter(Time(0)).unwrap();
-        let (mut third, none_either) = gate.enter(Time(0)).unwrap();
-        assert_eq!((none, none_either), (None, None), "they gather while one is under way");
-        assert_eq!(gate.confirmed(ReadId(1), Slot(0), Time(1)), Some(ReadId(2)));
-        assert!(first.try_recv().is_ok());
+        let (gate, begun) = gate(0, 8);
+        let (mut first, baton) = gate.enter().unwrap();
+        assert_eq!(*begun.lock(), []);
+        drop(baton.unwrap());
+        assert_eq!(*begun.lock(), [ReadId(1)]);
+        let (mut second, none) = gate.enter().unwrap();
+        let (mut third, none_either) = gate.enter().unwrap();
+        assert!(none.is_none() && none_either.is_none(), "they gather while one is under way");
+        gate.confirmed(ReadId(1), Slot(0));
+        let baton = first.try_recv().unwrap().unwrap();
         assert!(second.try_recv().is_err() && third.try_recv().is_err(), "not the one under way");
-        assert_eq!(gate.confirmed(ReadId(2), Slot(0), Time(1)), None);
+        assert_eq!(begun.lock().len(), 1);
+        drop(baton.unwrap());
+        assert_eq!(*begun.lock(), [ReadId(1), ReadId(2)]);
+        gate.confirmed(ReadId(2), Slot(0));
         assert!(second.try_recv().is_ok() && third.try_recv().is_ok(), "they share the next");
+        assert_eq!(begun.lock().len(), 2, "nobody waits");
+    }
+
+    #[test]
+    fn who_comes_before_the_baton_is_dropped_shares_the_barrier() {
+        let (gate, begun) = gate(0, 8);
+        let (mut first, baton) = gate.enter().unwrap();
+        let (mut second, none) = gate.enter().unwrap();
+        assert!(none.is_none());
+        drop(baton);
+        gate.confirmed(ReadId(1), Slot(0));
+        assert!(first.try_recv().is_ok() && second.try_recv().is_ok());
+        assert_eq!(*begun.lock(), [ReadId(1)]);
+    }
+
+    #[test]
+    fn a_baton_is_not_lost_with_the_reader_it_was_meant_for() {
+        let (gate, begun) = gate(0, 8);
+        let (first, baton) = gate.enter().unwrap();
+        drop(baton);
+        let (mut second, _) = gate.enter().unwrap();
+        drop(first);
+        gate.confirmed(ReadId(1), Slot(0));
+        assert_eq!(*begun.lock(), [ReadId(1), ReadId(2)]);
+        let (third, _) = gate.enter().unwrap();
+        gate.confirmed(ReadId(2), Slot(0));
+        // Released with the baton in its hand, and gone before it looked.
+        drop(second.try_recv().unwrap().unwrap().unwrap());
+        assert_eq!(*begun.lock(), [ReadId(1), ReadId(2), ReadId(3)]);
+        drop(third);
     }
 
     #[test]
     fn a_read_waits_for_what_its_barrier_saw_to_be_applied() {
-        let gate = ReadGate::new(Slot(4), 8);
-        let (mut read, began) = gate.enter(Time(0)).unwrap();
-        gate.confirmed(began.unwrap(), Slot(5), Time(0));
+        let (gate, _) = gate(4, 8);
+        let (mut read, baton) = gate.enter().unwrap();
+        drop(baton);
+        let (_next, _) = gate.enter().unwrap();
+        gate.confirmed(ReadId(1), Slot(5));
         assert!(read.try_recv().is_err());
         gate.applied(Slot(5));
         assert!(read.try_recv().is_ok());
@@ -202,27 +298,40 @@ mod tests {
 
     #[test]
     fn a_failed_or_lost_barrier_is_begun_again() {
-        let gate = ReadGate::new(Slot(0), 8);
-        let (mut read, began) = gate.enter(Time(0)).unwrap();
-        gate.failed(began.unwrap(), ReadError::NoLeader);
+        let (gate, begun) = gate(0, 8);
+        let (mut read, baton) = gate.enter().unwrap();
+        drop(baton);
+        gate.failed(ReadId(1), ReadError::NoLeader);
         assert!(read.try_recv().is_err());
-        let again = gate.tick(Time(1)).unwrap();
-        let late = gate.tick(Time(0).after(RETRY_AFTER).after(RETRY_AFTER)).unwrap();
-        assert_ne!(again, late);
-        assert_eq!(gate.confirmed(again, Slot(0), Time(2)), None, "its late answer is nobody's");
-        assert!(read.try_recv().is_err());
-        gate.confirmed(late, Slot(0), Time(2));
+        gate.tick(Time(1));
+        gate.tick(Time(1).after(RETRY_AFTER));
+        assert_eq!(*begun.lock(), [1, 2, 3].map(ReadId));
+        gate.confirmed(ReadId(2), Slot(0));
+        assert!(read.try_recv().is_err(), "a late answer is nobody's");
+        gate.confirmed(ReadId(3), Slot(0));
         assert!(read.try_recv().is_ok());
     }
 
     #[test]
     fn readers_are_bounded_and_leave_when_they_give_up() {
-        let gate = ReadGate::new(Slot(0), 1);
-        let (read, began) = gate.enter(Time(0)).unwrap();
-        assert_eq!(gate.enter(Time(0)).unwrap_err(), BarrierError::Busy);
-        gate.failed(began.unwrap(), ReadError::NoLeader);
+        let (gate, begun) = gate(0, 1);
+        let (read, baton) = gate.enter().unwrap();
+        assert_eq!(gate.enter().unwrap_err(), BarrierError::Busy);
+        drop(baton);
+        gate.failed(ReadId(1), ReadError::NoLeader);
         drop(read);
-        assert_eq!(gate.tick(Time(1)), None);
-        assert!(gate.enter(Time(1)).is_ok());
+        gate.tick(Time(1));
+        assert_eq!(begun.lock().len(), 1);
+        assert!(gate.enter().is_ok());
+    }
+
+    #[test]
+    fn a_closed_gate_lets_nobody_wait() {
+        let (gate, begun) = gate(0, 8);
+        let (mut read, baton) = gate.enter().unwrap();
+        gate.fail_all();
+        drop(baton);
+        assert!(read.try_recv().is_err() && gate.enter().is_err());
+        assert_eq!(*begun.lock(), []);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{from_io, generation::Generation};
-use crate::StateError;
+use crate::{StateError, background};
 
 /// The handle of the thread. The thread ends with it, after the step under way.
 ///
@@ -57,6 +57,7 @@ impl Drop for Compactor {
 /// Merges until the queue is closed. A failed merge leaves the tree as it was: the next ingestion asks again, and once too many
 /// runs have gathered it merges itself and returns the error.
 fn run(requests: &Receiver<Weak<Generation>>) {
+    background::stand_back();
     while let Ok(first) = requests.recv() {
         let mut turn = VecDeque::from([first]);
         while let Some(weak) = turn.pop_front() {
@@ -74,5 +75,6 @@ fn run(requests: &Receiver<Weak<Generation>>) {
                 Err(TryRecvError::Disconnected) => return,
             }
         }
+        background::release_memory();
     }
 }

@@ -62,7 +62,7 @@ pub struct WalOptions {
     /// The id a new log is given, unique to it (draw it at random); an existing log keeps its own. It is in every checksum, so that
     /// no file of another log passes as one of this.
     pub log_id: u64,
-    /// Size of a segment. Default 64 MiB, between 2 KiB and 1 GiB. A batch's element must fit in half of one.
+    /// Size of a segment. Default 32 MiB, between 2 KiB and 1 GiB. A batch's element must fit in half of one.
     pub segment_bytes: u64,
     /// How many segments may be in use before entries of laggards are copied forward. Default 4, at least 1.
     pub pinned_segments_max: usize,
@@ -76,7 +76,7 @@ impl Default for WalOptions {
     fn default() -> Self {
         Self {
             log_id: 0,
-            segment_bytes: 64 << 20,
+            segment_bytes: 32 << 20,
             pinned_segments_max: 4,
             preparation: Preparation::Background,
             observer: None,
