@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How many bytes of values stay in memory, those included that are not durable in the engine yet.
-const VALUE_CACHE_BYTES: usize = 12 << 20;
+const VALUE_CACHE_BYTES: usize = 10 << 20;
 /// How many bytes may wait for a checkpoint before one begins.
 const PENDING_BYTES: usize = 8 << 20;
 /// How many bytes of the engine's blocks stay in memory: enough for the indices and filters of half a gigabyte.
@@ -178,7 +178,11 @@ pub(crate) fn start(
     );
     let shell_config = ShellConfig {
         host: HostConfig { parked_for: config.election_timeout * 3, ..HostConfig::of(node, epoch) },
-        checkpoint: CheckpointPolicy { entries: config.snapshot_count, pending_bytes: PENDING_BYTES },
+        checkpoint: CheckpointPolicy {
+            entries: config.snapshot_count,
+            pending_bytes: PENDING_BYTES,
+            first_percent: first_checkpoint_percent(bootstrap),
+        },
         observer: Some(Arc::clone(&times) as Arc<dyn ShellObserver>),
         ..ShellConfig::of(node, epoch)
     };
@@ -219,6 +223,14 @@ fn replica_of(bootstrap: &Bootstrap) -> ReplicaId {
         .find(|(_, node)| node.0 == bootstrap.identity.member_id)
         .map(|(replica, _)| replica)
         .expect("the bootstrap holds this member, as its making checked")
+}
+
+/// Spreads the members' checkpoints evenly.
+fn first_checkpoint_percent(bootstrap: &Bootstrap) -> u8 {
+    let members = bootstrap.members.len();
+    let before_us =
+        bootstrap.members.iter().take_while(|peer| peer.id != bootstrap.identity.member_id).count();
+    u8::try_from((before_us + 1) * 100 / members.max(1)).unwrap_or(100).min(100)
 }
 
 fn raft_config(config: &Config) -> RaftConfig {

@@ -11,6 +11,9 @@ pub struct CheckpointPolicy {
     pub pending_bytes: usize,
     /// Once so many entries were applied since the last: they are what a boot replays. Default 250,000.
     pub entries: u64,
+    /// The first after a boot is due at so many percent of either: replicas apply the same entries, and would else all be busy with their
+    /// checkpoints at the same moment. Default 100.
+    pub first_percent: u8,
 }
 
 /// How many times [`CheckpointPolicy::pending_bytes`] may be pending before applying waits.
@@ -18,7 +21,7 @@ const SATURATION: usize = 4;
 
 impl Default for CheckpointPolicy {
     fn default() -> Self {
-        Self { pending_bytes: 24 << 20, entries: 250_000 }
+        Self { pending_bytes: 24 << 20, entries: 250_000, first_percent: 100 }
     }
 }
 
@@ -27,6 +30,8 @@ impl Default for CheckpointPolicy {
 pub struct Applier {
     machine: Box<dyn StateMachine>,
     policy: CheckpointPolicy,
+    /// What part of the policy's bounds the next checkpoint waits for.
+    due_percent: u8,
     /// The last applied slot, its ballot, and the membership in force there.
     at: SnapshotMeta,
     checkpointed: Slot,
@@ -38,7 +43,7 @@ impl Applier {
     /// A machine whose state is as of `at`.
     #[must_use]
     pub fn new(machine: Box<dyn StateMachine>, at: SnapshotMeta, policy: CheckpointPolicy) -> Self {
-        Self { machine, policy, checkpointed: at.slot, at, running: None }
+        Self { machine, policy, due_percent: policy.first_percent, checkpointed: at.slot, at, running: None }
     }
 
     /// The last applied slot.
@@ -68,7 +73,9 @@ impl Applier {
     /// A checkpoint to be run elsewhere, if one is due.
     pub fn checkpoint_if_due(&mut self) -> Option<Box<dyn Job>> {
         let entries = self.at.slot.0 - self.checkpointed.0;
-        let due = entries >= self.policy.entries || self.machine.pending_bytes() >= self.policy.pending_bytes;
+        let part = |whole: u64| (u128::from(whole) * u128::from(self.due_percent) / 100) as u64;
+        let due = entries >= part(self.policy.entries)
+            || self.machine.pending_bytes() as u64 >= part(self.policy.pending_bytes as u64);
         if due { self.checkpoint() } else { None }
     }
 
@@ -78,6 +85,7 @@ impl Applier {
             return None;
         }
         let job = self.machine.checkpoint(self.at.clone())?;
+        self.due_percent = 100;
         self.running = Some(self.at.clone());
         Some(job)
     }
@@ -226,5 +234,85 @@ impl SnapshotServer {
     /// Called once in a while: forgets the fetches that nobody went on with since the last call.
     pub fn sweep(&mut self) {
         self.streams.retain_mut(|stream| std::mem::take(&mut stream.asked));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_consensus::{Ballot, Epoch, NodeId};
+
+    use super::*;
+
+    /// Remembers how many bytes it was given.
+    #[derive(Debug, Default)]
+    struct Bytewise(usize);
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Job for Nothing {
+        fn run(self: Box<Self>) -> Result<(), StateError> {
+            Ok(())
+        }
+    }
+
+    impl StateMachine for Bytewise {
+        fn apply(&mut self, entries: &[Entry], _: &dyn Fn(ProposalId) -> bool, _: &mut Replies) {
+            self.0 += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+        }
+
+        fn pending_bytes(&self) -> usize {
+            self.0
+        }
+
+        fn checkpoint(&mut self, _: SnapshotMeta) -> Option<Box<dyn Job>> {
+            Some(Box::new(Nothing))
+        }
+
+        fn checkpointed(&mut self) {
+            self.0 = 0;
+        }
+
+        fn snapshot(&self) -> Option<Box<dyn SnapshotSource>> {
+            None
+        }
+
+        fn receive(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, StateError> {
+            Err(StateError::NoGeneration(generation))
+        }
+
+        fn install(&mut self, _: &SnapshotMeta) -> Result<(), StateError> {
+            Ok(())
+        }
+    }
+
+    /// After which entries of ten bytes a checkpoint was due.
+    fn due_after(policy: CheckpointPolicy, entries: u64) -> Vec<u64> {
+        let mut applier = Applier::new(Box::new(Bytewise::default()), SnapshotMeta::default(), policy);
+        let mut due = Vec::new();
+        for slot in 1..=entries {
+            let id = ProposalId::new(NodeId(1), Epoch(1), slot);
+            let (slot, ballot) = (Slot(slot), Ballot::term(1));
+            let entry =
+                Entry { slot, ballot, kind: Kind::Command, id, payload: Bytes::from_static(b"0123456789") };
+            applier.apply(&[entry], &|_| false, &mut Replies::new());
+            if applier.checkpoint_if_due().is_some() {
+                due.push(slot.0);
+                applier.checkpointed();
+            }
+        }
+        due
+    }
+
+    #[test]
+    fn replicas_that_apply_the_same_take_their_checkpoints_apart() {
+        let by_bytes =
+            |first_percent| CheckpointPolicy { pending_bytes: 90, entries: u64::MAX, first_percent };
+        assert_eq!(due_after(by_bytes(100), 30), [9, 18, 27]);
+        assert_eq!(due_after(by_bytes(33), 30), [3, 12, 21, 30]);
+        let by_entries =
+            |first_percent| CheckpointPolicy { pending_bytes: usize::MAX, entries: 6, first_percent };
+        assert_eq!(due_after(by_entries(100), 20), [6, 12, 18]);
+        assert_eq!(due_after(by_entries(50), 20), [3, 9, 15]);
     }
 }

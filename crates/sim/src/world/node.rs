@@ -195,6 +195,7 @@ impl Node {
         let policy = CheckpointPolicy {
             pending_bytes: options.node.checkpoint_bytes,
             entries: options.node.checkpoint_entries,
+            first_percent: (30 * self.id).min(100) as u8,
         };
         Ok(Life {
             number: self.lives,
