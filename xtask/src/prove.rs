@@ -32,7 +32,9 @@ pub(crate) enum Proof {
         /// Only scenarios whose name contains this.
         scenario: Option<String>,
     },
-    /// One hour of simulation, then ten rounds of all scenarios.
+    /// Cut the power at every operation of a small log's life, with every outcome for what was pending.
+    CrashPoints,
+    /// Crash points, one hour of simulation, then ten rounds of all scenarios.
     All,
 }
 
@@ -40,7 +42,9 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
     match proof {
         Proof::Sim { hours, first_seed, args } => simulate(*hours, *first_seed, args),
         Proof::Cluster { rounds, scenario } => scenarios(*rounds, scenario.as_deref()),
+        Proof::CrashPoints => crash_points(),
         Proof::All => {
+            crash_points()?;
             simulate(1.0, 1_000_000, &[])?;
             scenarios(10, None)
         }
@@ -72,4 +76,9 @@ fn scenarios(rounds: u32, scenario: Option<&str>) -> Result<()> {
         println!("prove cluster: round {round} of {rounds} passed");
     }
     Ok(())
+}
+
+fn crash_points() -> Result<()> {
+    let mut sweep = command::cargo(["test", "--locked", "-p", "conclave-sim", "--test", "crash_points"]);
+    command::run(sweep.args(["--", "--ignored", "--nocapture"]))
 }
