@@ -51,6 +51,12 @@ fn stages() -> Vec<Stage> {
             1,
             &["fmt", "--manifest-path", "tests/etcd-client/Cargo.toml", "--check"],
         ),
+        Stage::cargo(
+            "fmt of benches/peers-raft",
+            1,
+            &["fmt", "--manifest-path", "benches/peers-raft/Cargo.toml", "--check"],
+        ),
+        Stage::cargo("fmt of fuzz", 1, &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]),
         Stage { name: "tidy", limit_minutes: 1, work: Work::Check(tidy::run) },
         Stage::cargo("build", 12, &["build", "--locked", "--workspace", "--all-targets"]),
         Stage::cargo(

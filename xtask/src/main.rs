@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_raft;
 mod ci;
 mod cluster;
+mod fuzz;
 mod peers;
 mod prove;
 mod sim;
@@ -51,6 +53,10 @@ enum Task {
     Peers,
     /// Measure Conclave and etcd side by side under the same load.
     Bench(bench::Args),
+    /// Measure the Raft core beside other Raft libraries, in one process.
+    BenchRaft,
+    /// Feed every decoder with what a fuzzer thinks of (needs a nightly compiler and cargo-fuzz).
+    Fuzz(fuzz::Args),
     /// Check what the compiler does not: forbidden edges, manifests, licences, leftovers.
     Tidy,
     /// The gate: everything a change has to pass, timed.
@@ -79,6 +85,8 @@ fn run(task: Task) -> Result<()> {
         Task::Sim(args) => sim::run(&args),
         Task::Peers => peers::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::BenchRaft => bench_raft::run(),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Tidy => tidy::run(),
         Task::Ci => ci::run(),
         Task::Prove(proof) => prove::run(&proof),

@@ -10,6 +10,14 @@ use crate::{cluster, sim};
 /// So many seeds are handed to the simulator at a time.
 const SEEDS_A_RUN: u64 = 50;
 
+/// Bounds for the explorer: those within which it walks everything, then a look beyond.
+const BOUNDS: &[&str] = &[
+    "--replicas 2 --in-flight 3",
+    "--replicas 3 --in-flight 2 --writes 1 --crashes 0",
+    "--replicas 3 --in-flight 2 --writes 1 --proposals 0 --states-max 40000000",
+    "--replicas 3 --in-flight 4 --terms 2 --proposals 2 --repetitions 1 --states-max 40000000",
+];
+
 #[derive(clap::Subcommand)]
 pub(crate) enum Proof {
     /// Simulate seed after seed for some hours.
@@ -32,7 +40,15 @@ pub(crate) enum Proof {
         /// Only scenarios whose name contains this.
         scenario: Option<String>,
     },
-    /// One hour of simulation, then ten rounds of all scenarios.
+    /// Cut the power at every operation of a small log's life, with every outcome for what was pending.
+    CrashPoints,
+    /// Walk every schedule of two and three Raft cores within bounds, and a part of what lies beyond.
+    Explore {
+        /// Explore within these bounds only; `-- --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        bounds: Vec<String>,
+    },
+    /// Crash points, exploration, one hour of simulation, then ten rounds of all scenarios.
     All,
 }
 
@@ -40,7 +56,11 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
     match proof {
         Proof::Sim { hours, first_seed, args } => simulate(*hours, *first_seed, args),
         Proof::Cluster { rounds, scenario } => scenarios(*rounds, scenario.as_deref()),
+        Proof::CrashPoints => crash_points(),
+        Proof::Explore { bounds } => explore(bounds),
         Proof::All => {
+            crash_points()?;
+            explore(&[])?;
             simulate(1.0, 1_000_000, &[])?;
             scenarios(10, None)
         }
@@ -70,6 +90,22 @@ fn scenarios(rounds: u32, scenario: Option<&str>) -> Result<()> {
         cluster::run(&cluster::Args { scenario: scenario.map(str::to_owned), list: false })
             .with_context(|| format!("in round {round}"))?;
         println!("prove cluster: round {round} of {rounds} passed");
+    }
+    Ok(())
+}
+
+fn crash_points() -> Result<()> {
+    let mut sweep = command::cargo(["test", "--locked", "-p", "conclave-sim", "--test", "crash_points"]);
+    command::run(sweep.args(["--", "--ignored", "--nocapture"]))
+}
+
+fn explore(bounds: &[String]) -> Result<()> {
+    let given = bounds.join(" ");
+    let all = if bounds.is_empty() { BOUNDS } else { &[given.as_str()] };
+    for bounds in all {
+        let mut explore =
+            command::cargo(["run", "--locked", "-p", "conclave-sim", "--bin", "conclave-explore", "--"]);
+        command::run(explore.args(bounds.split_whitespace())).with_context(|| format!("within {bounds}"))?;
     }
     Ok(())
 }

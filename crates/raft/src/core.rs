@@ -66,7 +66,7 @@ pub enum BootError {
 }
 
 /// What a replica is in its term.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Role {
     Follower,
     /// Asks whether it would be elected (thesis, section 9.6).
@@ -76,7 +76,7 @@ pub(crate) enum Role {
 }
 
 /// What a leader keeps besides.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<ReplicaId, Peer>,
     /// The slot of the no-op with which the term began.
@@ -96,7 +96,7 @@ struct Told {
 }
 
 /// One replica of one group under Raft: see the [crate's documentation](crate).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Raft {
     pub(crate) id: ReplicaId,
     pub(crate) config: RaftConfig,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Who would vote, or voted, for this replica.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Candidate {
     granted: BTreeSet<ReplicaId>,
     /// The write that holds the own vote: it counts once that is durable.

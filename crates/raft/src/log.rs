@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use conclave_consensus::{Ballot, Entry, Slot, SnapshotMeta};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     /// The lowest slot that the durable log holds.
     first: Slot,

@@ -5,7 +5,7 @@
 
 use conclave_consensus::{Config, ReplicaId, Slot};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Members {
     /// In slot order; the first is committed, the last is in force. Never empty.
     history: Vec<(Slot, Config)>,

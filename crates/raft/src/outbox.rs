@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use conclave_consensus::{Ballot, Effect, Entry, LogOp, Mark, Message, Slot, Time};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Outstanding {
     mark: Mark,
     /// Once it completes, the log is durable up to here. Lowered by truncations that come after it.
@@ -17,7 +17,7 @@ struct Outstanding {
     since: Time,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outbox {
     effects: Vec<Effect>,
     meta: Option<Bytes>,

@@ -26,7 +26,7 @@ pub(crate) enum Mode {
     Snapshot,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) mode: Mode,
     /// Durable there and equal to our log up to here.

@@ -16,7 +16,7 @@ use conclave_consensus::{Ballot, Effect, Entry, Kind, Outcome, Proposal, Proposa
 use crate::core::{Raft, Role};
 
 /// The proposals made at this replica in this boot whose outcome was not told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Own {
     /// Runs of slots (first, last) in the log, in order.
     runs: VecDeque<(Slot, Slot)>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): enough to spread election timeouts, and nothing secret.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {

@@ -28,7 +28,7 @@ enum Reader {
     Remote { replica: ReplicaId, life: u64, context: u64 },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Round {
     number: u64,
     at: Slot,
@@ -36,7 +36,7 @@ struct Round {
 }
 
 /// A leader's side.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Confirming {
     waiting: Vec<Reader>,
     rounds: VecDeque<Round>,
@@ -56,7 +56,7 @@ impl Confirming {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Asked {
     context: u64,
     reads: Vec<ReadId>,
@@ -64,7 +64,7 @@ struct Asked {
 }
 
 /// A follower's side.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Asking {
     life: u64,
     contexts: u64,

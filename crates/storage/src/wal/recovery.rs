@@ -200,9 +200,16 @@ impl Replay {
         let mut remains: Option<Remains> = None;
         for (offset, header) in frame::search(bytes, from, stamp, end.lsn) {
             if header.durable_upto >= end.lsn {
+                // A segment is written from its beginning. If the next one's is invalid, that one is damaged, whatever became of this end.
+                let begins = at == end.segment + 1 && frame::at(bytes, from, stamp).is_some();
+                let (segment, damaged_at) = if at == end.segment || begins {
+                    (end.segment, end.offset)
+                } else {
+                    (end.segment + 1, segment::HEADER_BYTES)
+                };
                 return Err(LogError::Damaged {
-                    segment: segments[end.segment].name(),
-                    offset: end.offset as u64,
+                    segment: segments[segment].name(),
+                    offset: damaged_at as u64,
                     why: format!(
                         "frame {} is invalid, but frame {} in segment {} says that it was synced",
                         end.lsn,

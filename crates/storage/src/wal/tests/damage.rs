@@ -146,6 +146,28 @@ fn damage_names_segment_and_offset() {
     );
 }
 
+/// The segment before it is whole, so it is not the one to name.
+#[test]
+fn damage_of_a_segments_first_frame_is_told_where_it_stands() {
+    let (_, files, _) = whole();
+    let names: Vec<&String> = files.keys().collect();
+    for (name, emptied) in names[..names.len() - 1].iter().flat_map(|name| [(*name, false), (*name, true)]) {
+        let mut files = files.clone();
+        let bytes = files.get_mut(name).unwrap();
+        if emptied {
+            bytes[segment::HEADER_BYTES..].fill(0);
+        } else {
+            bytes[segment::HEADER_BYTES] ^= 1;
+        }
+        match open(&FaultDisk::holding(&files)) {
+            Err(LogError::Damaged { segment, offset, .. }) => {
+                assert_eq!((&segment, offset), (name, segment::HEADER_BYTES as u64));
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn damage_is_found_while_reading_too() {
     use conclave_consensus::{GroupId, Slot, SlotRange};

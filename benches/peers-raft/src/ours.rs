@@ -1,0 +1,219 @@
+//! `conclave-raft`: three cores in a loop, each stepped with what arrived and drained once.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use bytes::{BufMut, Bytes, BytesMut};
+use conclave_consensus::{
+    Boot, Config, Consensus, Effect, Entry, GroupId, Input, Kind, LogOp, Message, NodeId, Proposal,
+    ProposalId, ReplicaId, Slot, SnapshotMeta, Time,
+};
+use conclave_raft::{Raft, RaftConfig};
+use conclave_transport::{
+    Packet,
+    codec::{Decoder, Encoder},
+};
+
+use crate::load::{Applied, BATCH_MAX, LOG_KEPT, Load, PAYLOAD_BYTES, WARM_UP, command};
+
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+struct Node {
+    core: Raft,
+    log: VecDeque<Entry>,
+    compacted: Slot,
+    applied: Applied,
+    inbox: VecDeque<Message>,
+    /// What was sent to this node as bytes, and how it is read.
+    bytes: BytesMut,
+    decoder: Decoder,
+}
+
+struct Cluster {
+    nodes: Vec<Node>,
+    now: Time,
+    encoded: bool,
+    encoder: Encoder,
+    effects: Vec<Effect>,
+    packets: Vec<Packet>,
+}
+
+fn node(id: u64) -> Result<Node> {
+    let config = Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))));
+    let boot = Boot {
+        replica: ReplicaId(id),
+        meta: Bytes::new(),
+        state: SnapshotMeta { config, ..SnapshotMeta::default() },
+        entries: Vec::new(),
+        first: Slot(1),
+        now: Time(0),
+        seed: id,
+    };
+    let entry_bytes = PAYLOAD_BYTES + 64;
+    let config = RaftConfig {
+        message_bytes_max: entry_bytes * BATCH_MAX as usize,
+        compaction_margin_entries: LOG_KEPT,
+        ..RaftConfig::default()
+    };
+    Ok(Node {
+        core: Raft::new(boot, config)?,
+        log: VecDeque::new(),
+        compacted: Slot(0),
+        applied: Applied::default(),
+        inbox: VecDeque::new(),
+        bytes: BytesMut::new(),
+        decoder: Decoder::new(FRAME_BYTES_MAX),
+    })
+}
+
+impl Cluster {
+    fn send(&mut self, message: Message) -> Result<()> {
+        let to = (message.to.0 - 1) as usize;
+        if self.encoded {
+            self.encoder.push(&Packet::Consensus { group: GroupId(1), message }, FRAME_BYTES_MAX)?;
+            self.nodes[to].bytes.put(&mut self.encoder);
+            self.encoder.clear();
+        } else {
+            self.nodes[to].inbox.push_back(message);
+        }
+        Ok(())
+    }
+
+    /// Steps a node with everything that arrived.
+    fn receive(&mut self, at: usize) -> Result<()> {
+        let node = &mut self.nodes[at];
+        if !node.bytes.is_empty() {
+            node.decoder.decode(&mut node.bytes, &mut self.packets)?;
+            for packet in self.packets.drain(..) {
+                if let Packet::Consensus { message, .. } = packet {
+                    node.core.step(self.now, Input::Message(message))?;
+                }
+            }
+        }
+        while let Some(message) = node.inbox.pop_front() {
+            node.core.step(self.now, Input::Message(message))?;
+        }
+        Ok(())
+    }
+
+    /// Drains a node and does what it wants, until it wants nothing more.
+    fn settle(&mut self, at: usize) -> Result<()> {
+        loop {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.nodes[at].core.drain(&mut effects);
+            if effects.is_empty() {
+                self.effects = effects;
+                return Ok(());
+            }
+            for effect in effects.drain(..) {
+                self.carry_out(at, effect)?;
+            }
+            self.effects = effects;
+        }
+    }
+
+    fn carry_out(&mut self, at: usize, effect: Effect) -> Result<()> {
+        match effect {
+            Effect::Send(message) => self.send(message)?,
+            Effect::Persist { mark, ops, then } => {
+                let node = &mut self.nodes[at];
+                for op in ops {
+                    match op {
+                        LogOp::Put(entry) => node.log.push_back(entry),
+                        LogOp::TruncateFrom(slot) => {
+                            while node.log.pop_back_if(|entry| entry.slot >= slot).is_some() {}
+                        }
+                        _ => {}
+                    }
+                }
+                node.core.step(self.now, Input::Persisted(mark))?;
+                for message in then {
+                    self.send(message)?;
+                }
+            }
+            Effect::Commit(entries) => {
+                let node = &mut self.nodes[at];
+                for entry in entries.iter().filter(|entry| entry.kind == Kind::Command) {
+                    node.applied.apply(&entry.payload);
+                }
+                if let Some(last) = entries.last() {
+                    node.core.step(self.now, Input::Applied(last.slot))?;
+                    if last.slot.0 - node.compacted.0 >= LOG_KEPT {
+                        node.compacted = last.slot;
+                        let config = node.core.status().config;
+                        let meta =
+                            SnapshotMeta { slot: last.slot, ballot: last.ballot, config, generation: 0 };
+                        node.core.step(self.now, Input::Compacted(meta))?;
+                    }
+                }
+            }
+            Effect::Write { ops } => {
+                for op in ops {
+                    if let LogOp::CutBelow(slot) = op {
+                        let log = &mut self.nodes[at].log;
+                        while log.pop_front_if(|entry| entry.slot < slot).is_some() {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn elect(&mut self) -> Result<()> {
+        self.now = self.nodes[0].core.next_deadline().context("a follower waits for something")?;
+        self.nodes[0].core.step(self.now, Input::Tick)?;
+        while !self.nodes[0].core.status().serving {
+            for at in 0..3 {
+                self.receive(at)?;
+                self.settle(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every command up to `last` applied everywhere.
+    fn decide(&mut self, proposed: &mut u64, last: u64, window: u64) -> Result<()> {
+        while self.nodes.iter().any(|node| node.applied.count < last) {
+            for at in 0..3 {
+                self.receive(at)?;
+                if at == 0 {
+                    let until = last.min(self.nodes[0].applied.count + window);
+                    let batch: Vec<Proposal> = (*proposed..until)
+                        .map(|number| Proposal {
+                            id: ProposalId { node: NodeId(1), sequence: number + 1 },
+                            payload: Bytes::copy_from_slice(&command(number)),
+                        })
+                        .collect();
+                    if !batch.is_empty() {
+                        *proposed = until;
+                        self.nodes[0].core.step(self.now, Input::Propose { batch, only_in: None })?;
+                    }
+                }
+                self.settle(at)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long the load takes.
+pub(crate) fn run(load: &Load) -> Result<Duration> {
+    let mut cluster = Cluster {
+        nodes: (1..=3).map(node).collect::<Result<_>>()?,
+        now: Time(0),
+        encoded: load.encoded,
+        encoder: Encoder::new(),
+        effects: Vec::new(),
+        packets: Vec::new(),
+    };
+    cluster.elect()?;
+    let mut proposed = 0;
+    cluster.decide(&mut proposed, WARM_UP, load.window)?;
+    let started = Instant::now();
+    cluster.decide(&mut proposed, WARM_UP + load.commands, load.window)?;
+    Ok(started.elapsed())
+}
