@@ -46,6 +46,10 @@ pub struct RaftConfig {
     pub compaction_margin_entries: u64,
     /// How far below a checkpoint the log is kept, at most, for a live follower that still needs it. Default 100,000.
     pub compaction_lag_entries_max: u64,
+    /// The leader makes a learner a voter by itself, once that answers and lacks at most so many of its entries (a plain bound instead of
+    /// the thesis' rounds, section 4.2.1: what a follower lacks is what its vote may wait for). `None`, the default: learners stay until
+    /// someone promotes them.
+    pub promote_within_entries: Option<u64>,
 }
 
 impl Default for RaftConfig {
@@ -68,6 +72,7 @@ impl Default for RaftConfig {
             cache_bytes_max: 32 << 20,
             compaction_margin_entries: 5_000,
             compaction_lag_entries_max: 100_000,
+            promote_within_entries: None,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     proposal::Own,
     random::Random,
     read::{Asking, Confirming},
+    reconfigure::Leaving,
     snapshot::Fetch,
     transfer::Transfer,
     wire::{self, Body},
@@ -85,6 +86,8 @@ pub(crate) struct Leader {
     pub(crate) beat_due: Time,
     pub(crate) reads: Confirming,
     pub(crate) transfer: Option<Transfer>,
+    /// Peers that the configuration in force no longer has.
+    pub(crate) leaving: Vec<Leaving>,
 }
 
 /// The last `Role` effect.
@@ -259,8 +262,7 @@ impl Raft {
         if entry.kind == Kind::Config
             && let Ok(config) = Config::decode(&entry.payload)
         {
-            self.members.append(entry.slot, config.clone());
-            self.outbox.push(Effect::Membership { config, at: entry.slot, committed: false });
+            self.enter_config(entry.slot, config);
         }
         self.uncommitted_bytes += entry.size_bytes();
         if self.outbox.is_full_for(entry.size_bytes(), self.config.batch_bytes_max) {
@@ -268,123 +270,6 @@ impl Raft {
         }
         self.outbox.put(entry.clone());
         self.log.append(entry);
-    }
-
-    fn on_message(&mut self, message: Message) -> Result<(), StepError> {
-        let from = message.from;
-        let bad = |why| StepError::BadMessage { from, why };
-        if message.to != self.id {
-            return Err(bad("for another replica"));
-        }
-        if from == self.id || !self.members.contains(from) {
-            return Err(bad("the sender is not a member"));
-        }
-        let (term, body) = wire::decode(&message).map_err(bad)?;
-        match &body {
-            // Neither raises the receiver's term: that is what a pre-vote is for.
-            Body::PreVote(candidacy) => {
-                self.on_pre_vote(from, term, *candidacy);
-                return Ok(());
-            }
-            Body::Vote(candidacy) if term > self.meta.term && !candidacy.transfer && self.hears_leader() => {
-                return Ok(());
-            }
-            Body::PreVoteReply(reply) if term <= self.meta.term => {
-                self.on_pre_vote_reply(from, *reply);
-                return Ok(());
-            }
-            _ => {}
-        }
-        if term < self.meta.term {
-            self.on_stale(from, &body);
-            return Ok(());
-        }
-        self.check_for_this_term(term, from, &body).map_err(bad)?;
-        if matches!(&body, Body::Append(append) if self.would_fall(append, &message.entries)) {
-            return Err(bad("terms fall along the log"));
-        }
-        if term > self.meta.term {
-            self.become_follower(term, None);
-        }
-        match body {
-            Body::PreVote(_) | Body::PreVoteReply(_) | Body::Stale(_) => Ok(()),
-            Body::Vote(candidacy) => {
-                self.on_vote(from, candidacy);
-                Ok(())
-            }
-            Body::VoteReply(reply) => {
-                self.on_vote_reply(from, reply);
-                Ok(())
-            }
-            Body::Append(append) => {
-                self.follow(from);
-                self.on_append(append, message.entries)
-            }
-            Body::AppendReply(reply) => {
-                self.on_append_reply(from, reply);
-                Ok(())
-            }
-            Body::Beat(beat) => {
-                self.follow(from);
-                self.on_beat(from, beat);
-                Ok(())
-            }
-            Body::BeatReply(reply) => {
-                self.on_beat_reply(from, reply);
-                Ok(())
-            }
-            Body::SnapshotOffer(offer) => {
-                self.follow(from);
-                self.on_snapshot_offer(from, offer);
-                Ok(())
-            }
-            Body::TimeoutNow(_) => {
-                self.on_timeout_now(from);
-                Ok(())
-            }
-            Body::ReadAsk(ask) => {
-                self.on_read_ask(from, ask);
-                Ok(())
-            }
-            Body::ReadReply(reply) => {
-                self.on_read_reply(from, reply);
-                Ok(())
-            }
-        }
-    }
-
-    /// What a peer cannot have said in this replica's term, before anything is changed.
-    fn check_for_this_term(&self, term: u64, from: ReplicaId, body: &Body) -> Result<(), &'static str> {
-        if matches!(body, Body::Append(_) | Body::Beat(_) | Body::SnapshotOffer(_))
-            && term == self.meta.term
-            && self.leader.is_some_and(|leader| leader != from)
-        {
-            return Err("a second leader in one term");
-        }
-        if term > self.meta.term {
-            return Ok(());
-        }
-        match (body, &self.role) {
-            (Body::AppendReply(reply), Role::Leader(_)) if Slot(reply.slot) > self.log.last() => {
-                Err("acknowledges what was never sent")
-            }
-            (Body::BeatReply(reply), Role::Leader(leader)) if reply.round > leader.reads.round() => {
-                Err("answers a round that was never asked")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A message of an earlier term. Whoever leads in it must learn that it is over, or a replica with a higher term that
-    /// nobody may vote for would stay apart for ever (the deadlock of pre-vote and check-quorum).
-    fn on_stale(&mut self, from: ReplicaId, body: &Body) {
-        match body {
-            Body::Append(_) | Body::Beat(_) | Body::SnapshotOffer(_) | Body::Vote(_) | Body::ReadAsk(_) => {
-                let message = self.message(from, Body::Stale(wire::Stale {}));
-                self.outbox.promise_term(message);
-            }
-            _ => {}
-        }
     }
 
     fn on_persisted(&mut self, mark: Mark) {
@@ -426,7 +311,7 @@ impl Consensus for Raft {
             Input::Peer { .. } => {}
             Input::Propose { batch, only_in } => self.propose(batch, only_in)?,
             Input::ReadBarrier { id, mode } => self.read_barrier(id, mode)?,
-            Input::Reconfigure { .. } => return Err(StepError::Unsupported("membership change")),
+            Input::Reconfigure { id, changes } => self.reconfigure(id, &changes)?,
             Input::Transfer { id, to } => self.transfer(id, to)?,
             Input::Persisted(mark) => self.on_persisted(mark),
             Input::LogRead { id, result } => self.on_log_read(id, result)?,
@@ -458,6 +343,7 @@ impl Consensus for Raft {
         if self.is_leader() {
             self.begin_read_round();
             self.send_appends();
+            self.retire_if_removed();
         }
         self.flush_acknowledgement();
         self.outbox.flush(self.ballot(), self.now);
@@ -505,7 +391,6 @@ impl Consensus for Raft {
 
 #[cfg(test)]
 mod tests {
-
     use bytes::Bytes;
     use conclave_consensus::NodeId;
 
@@ -554,13 +439,5 @@ mod tests {
         );
         let bad = Entry { kind: Kind::Config, ..entry(1, 1) };
         assert!(matches!(refused(Boot { entries: vec![bad], meta, ..boot() }), BootError::Membership { .. }));
-    }
-
-    #[test]
-    fn reconfiguration_has_its_place() {
-        let mut raft = Raft::new(boot(), RaftConfig::default()).unwrap();
-        let change = conclave_consensus::MembershipChange::Remove(ReplicaId(2));
-        let input = Input::Reconfigure { id: ProposalId::NONE, change };
-        assert_eq!(raft.step(Time(0), input), Err(StepError::Unsupported("membership change")));
     }
 }

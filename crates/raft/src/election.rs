@@ -127,7 +127,7 @@ impl Raft {
 
     /// A pre-vote changes nothing here, least of all when a leader was last heard.
     pub(crate) fn on_pre_vote(&mut self, from: ReplicaId, term: u64, candidacy: Candidacy) {
-        if term >= self.meta.term && (self.hears_leader() || !self.members.config().is_voter(from)) {
+        if term >= self.meta.term && self.hears_leader() {
             return;
         }
         let granted = term >= self.meta.term && self.is_up_to_date(candidacy);
@@ -148,9 +148,6 @@ impl Raft {
     }
 
     pub(crate) fn on_vote(&mut self, from: ReplicaId, candidacy: Candidacy) {
-        if !self.members.config().is_voter(from) {
-            return;
-        }
         let free = self.meta.vote.is_none_or(|vote| vote == from) && self.leader.is_none();
         let granted = free && self.is_up_to_date(candidacy);
         if granted && self.meta.vote.is_none() {
@@ -195,6 +192,7 @@ impl Raft {
             beat_due: self.now.after(self.config.timing.heartbeat),
             reads: Confirming::default(),
             transfer: None,
+            leaving: Vec::new(),
         }));
         // Without an entry of its own term a leader cannot tell what is committed (sections 5.4.2 and 8).
         self.append(Kind::Noop, ProposalId::NONE, bytes::Bytes::new());
@@ -227,6 +225,7 @@ impl Raft {
             return;
         }
         self.abort_late_transfer();
+        self.leave_joint_if_committed();
         self.beat_if_due();
     }
 }

@@ -33,7 +33,9 @@
 //!    first entry is a no-op (thesis 6.4), and only when that is committed is it *serving*.
 //! 7. **A read** (thesis 6.4) may be served at the leader's commit slot of a moment after the read arrived, once a quorum answered a
 //!    round begun after that moment. Never before the leader serves.
-//! 8. **A configuration is in force when it is appended** (thesis 4.1) and ceases to be when truncated.
+//! 8. **A configuration is in force when it is appended** (thesis 4.1) and ceases to be when truncated. Who votes changes through a joint
+//!    configuration (thesis 4.3), one change at a time, begun by a leader that serves and left by whoever serves next. Requests are
+//!    taken from replicas that the own configuration does not name, answers are not (thesis 4.1). Learners count in no quorum.
 //! 9. **A snapshot is refused** at or below what is delivered; it brings its own membership; the log's suffix stays where it fits.
 //! 10. **Each proposal has one outcome**: it comes back in `Commit`, or `Lost` says `Dropped` (it can never be chosen) or `Unknown`.
 //!
@@ -123,7 +125,6 @@
 //!
 //! # Caveats
 //! * `ReadMode::Lease` confirms by a round, as `Quorum` does.
-//! * `Input::Reconfigure` is refused as `Unsupported`; configurations in the log and in snapshots are followed.
 //! * Leaders beat for each group; `Input::Peer` is not yet used in their stead.
 //! * A snapshot fetch ends with `SnapshotReady` or `SnapshotFailed`; until then no other is asked for.
 #![forbid(unsafe_code)]
@@ -133,6 +134,7 @@ mod core;
 mod delivery;
 mod describe;
 mod election;
+mod inbox;
 mod log;
 mod membership;
 mod meta;
@@ -141,6 +143,7 @@ mod progress;
 mod proposal;
 mod random;
 mod read;
+mod reconfigure;
 mod replication;
 mod snapshot;
 mod transfer;

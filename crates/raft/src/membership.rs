@@ -30,6 +30,11 @@ impl Members {
         self.config().nodes.contains_key(&replica)
     }
 
+    /// The configuration in force at a slot, if it is not forgotten.
+    pub(crate) fn at(&self, slot: Slot) -> Option<&Config> {
+        self.history.iter().rev().find(|(at, _)| *at <= slot).map(|(_, config)| config)
+    }
+
     pub(crate) fn append(&mut self, at: Slot, config: Config) {
         self.history.push((at, config));
     }

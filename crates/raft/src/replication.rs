@@ -313,6 +313,8 @@ impl Raft {
             self.offer_snapshot(to);
         }
         self.retry_hand_over();
+        self.let_go();
+        self.promote_who_is_ready();
     }
 
     /// Sends a beat to everyone.
@@ -345,6 +347,7 @@ impl Raft {
             && slot >= leader.began_at
         {
             self.commit_to(slot);
+            self.leave_joint_if_committed();
         }
     }
 }

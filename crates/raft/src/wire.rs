@@ -161,6 +161,25 @@ pub(crate) struct ReadReply {
 pub(crate) struct Stale {}
 
 impl Body {
+    /// Whether only who was asked, or is served, says this: everything but what a leader or a candidate asks for.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self {
+            Self::PreVoteReply(_)
+            | Self::VoteReply(_)
+            | Self::AppendReply(_)
+            | Self::BeatReply(_)
+            | Self::ReadAsk(_)
+            | Self::ReadReply(_)
+            | Self::Stale(_) => true,
+            Self::PreVote(_)
+            | Self::Vote(_)
+            | Self::Append(_)
+            | Self::Beat(_)
+            | Self::SnapshotOffer(_)
+            | Self::TimeoutNow(_) => false,
+        }
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Append(_) => Class::Append,

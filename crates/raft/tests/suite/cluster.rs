@@ -11,8 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, LogSlice, Mark, Message, NodeId,
-    Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, LogSlice, Mark, MembershipChange,
+    Message, NodeId, Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status,
+    StepError, Time,
 };
 use conclave_raft::{Raft, RaftConfig, describe};
 
@@ -72,6 +73,10 @@ pub(crate) struct Node {
     pub(crate) view: Disk,
     writes: VecDeque<Write>,
     pub(crate) delivered: Slot,
+    /// The membership in force at `delivered`.
+    applied_config: Config,
+    /// The last membership that was told, with its slot and whether it is committed.
+    pub(crate) told: Option<(Config, Slot, bool)>,
     pub(crate) fetching: Option<(Slot, ReplicaId)>,
     pub(crate) boots: u64,
     /// Proposals of this life without an outcome.
@@ -94,8 +99,9 @@ pub(crate) struct Cluster {
     pub(crate) answered: BTreeMap<ReadId, Option<Slot>>,
     pub(crate) memberships: usize,
     leaders: BTreeMap<u64, ReplicaId>,
-    initial: Config,
-    config: RaftConfig,
+    /// Every membership that was ever in force somewhere, by its slot.
+    configs: BTreeMap<Slot, Vec<Config>>,
+    pub(crate) config: RaftConfig,
     seed: u64,
     counter: u64,
 }
@@ -131,31 +137,36 @@ impl Cluster {
             answered: BTreeMap::new(),
             memberships: 0,
             leaders: BTreeMap::new(),
-            initial,
+            configs: [(Slot(0), vec![initial.clone()])].into(),
             config,
             seed,
             counter: 0,
         };
         for id in 1..=voters + learners {
-            let state = SnapshotMeta { config: cluster.initial.clone(), ..SnapshotMeta::default() };
-            let disk = Disk { first: 1, state, ..Disk::default() };
-            cluster.nodes.insert(
-                ReplicaId(id),
-                Node {
-                    raft: None,
-                    view: disk.clone(),
-                    disk,
-                    writes: VecDeque::new(),
-                    delivered: Slot(0),
-                    fetching: None,
-                    boots: 0,
-                    open: BTreeSet::new(),
-                    reads: BTreeMap::new(),
-                },
-            );
-            cluster.restart(ReplicaId(id));
+            cluster.add_node(ReplicaId(id), initial.clone());
         }
         cluster
+    }
+
+    /// A replica with an empty disk; with an empty membership it waits for a leader to tell it one.
+    pub(crate) fn add_node(&mut self, id: ReplicaId, config: Config) {
+        let state = SnapshotMeta { config, ..SnapshotMeta::default() };
+        let disk = Disk { first: 1, state, ..Disk::default() };
+        let node = Node {
+            raft: None,
+            view: disk.clone(),
+            disk,
+            writes: VecDeque::new(),
+            delivered: Slot(0),
+            applied_config: Config::default(),
+            told: None,
+            fetching: None,
+            boots: 0,
+            open: BTreeSet::new(),
+            reads: BTreeMap::new(),
+        };
+        self.nodes.insert(id, node);
+        self.restart(id);
     }
 
     pub(crate) fn ids(&self) -> Vec<ReplicaId> {
@@ -236,6 +247,7 @@ impl Cluster {
         }
         node.boots += 1;
         node.delivered = node.disk.state.slot;
+        node.applied_config = node.disk.state.config.clone();
         let boot = Boot {
             replica: id,
             meta: node.disk.meta.clone(),
@@ -248,7 +260,8 @@ impl Cluster {
                 .collect(),
             first: Slot(node.disk.first),
             now,
-            seed: seed ^ (node.boots << 32),
+            // So that no boot of one replica draws what a boot of another does.
+            seed: seed ^ node.boots.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         };
         node.raft = Some(Raft::new(boot, config).unwrap());
     }
@@ -291,6 +304,21 @@ impl Cluster {
         self.counter += 1;
         let proposal = ProposalId { node: NodeId(id.0), sequence: self.counter };
         self.input(id, Input::Transfer { id: proposal, to }).map(|()| proposal)
+    }
+
+    pub(crate) fn reconfigure(
+        &mut self,
+        id: ReplicaId,
+        changes: &[MembershipChange],
+    ) -> Result<ProposalId, StepError> {
+        self.counter += 1;
+        let proposal = ProposalId { node: NodeId(id.0), sequence: self.counter };
+        self.step(id, Input::Reconfigure { id: proposal, changes: changes.to_vec() })?;
+        if self.nodes[&id].raft.is_some() {
+            self.node(id).open.insert(proposal);
+        }
+        self.drain(id);
+        Ok(proposal)
     }
 
     pub(crate) fn read(&mut self, id: ReplicaId, mode: ReadMode) -> ReadId {
@@ -382,12 +410,24 @@ impl Cluster {
             Effect::InstallSnapshot { mark, meta } => {
                 self.say(format!("  {id} installs the snapshot of {}", meta.slot));
                 self.node(id).delivered = meta.slot;
+                self.node(id).applied_config = meta.config.clone();
                 let ops = vec![LogOp::Reset(meta)];
                 self.write(id, Write { mark: Some(mark), ops, then: Vec::new(), install: true });
             }
-            Effect::Membership { at, committed, .. } => {
+            Effect::Membership { config, at, committed } => {
                 self.memberships += 1;
                 self.say(format!("  {id} membership of {at} in force, committed: {committed}"));
+                let known = self.configs.entry(at).or_default();
+                if !known.contains(&config) {
+                    known.push(config.clone());
+                }
+                // Whoever a leader wants to write to is there, with nothing, whether or not the change is ever committed.
+                for added in config.nodes.keys() {
+                    if !self.nodes.contains_key(added) {
+                        self.add_node(*added, Config::default());
+                    }
+                }
+                self.node(id).told = Some((config, at, committed));
             }
             Effect::Role { ballot, leader, serving } => {
                 let who = leader.map_or("nobody".to_owned(), |leader| leader.to_string());
@@ -413,6 +453,9 @@ impl Cluster {
         assert_eq!(entry.slot, node.delivered.next(), "Commit is contiguous");
         node.delivered = entry.slot;
         node.open.remove(&entry.id);
+        if entry.kind == Kind::Config {
+            node.applied_config = Config::decode(&entry.payload).unwrap();
+        }
         assert!(node.disk.holds(entry.slot, entry.ballot), "committed before it was durable here");
         match self.lost.get(&entry.id) {
             Some(Outcome::Dropped) => panic!("{:?} was dropped, and chosen", entry.id),
@@ -428,7 +471,14 @@ impl Cluster {
             .filter(|(_, node)| node.disk.holds(entry.slot, entry.ballot))
             .map(|(id, _)| *id)
             .collect();
-        assert!(self.initial.is_commit_quorum(|id| holders.contains(&id)), "chosen before a quorum held it");
+        // A leader counts by the membership in force in its log: the last chosen one at or below the slot, or one that came after it.
+        let before = |(slot, entry): (&Slot, &Entry)| (entry.kind == Kind::Config).then_some(*slot);
+        let begin = self.chosen.range(..entry.slot).rev().find_map(before).unwrap_or(Slot(0));
+        let mut counts = self.configs.range(begin..).flat_map(|(_, configs)| configs);
+        assert!(
+            counts.any(|config| config.is_commit_quorum(|id| holders.contains(&id))),
+            "chosen before a quorum held it"
+        );
         self.chosen.insert(entry.slot, entry);
     }
 
@@ -472,7 +522,7 @@ impl Cluster {
     /// Brings the message at `place` of those under way.
     pub(crate) fn deliver_at(&mut self, place: usize) -> bool {
         let Some(message) = self.network.remove(place) else { return false };
-        if !self.is_cut(&message) && self.nodes[&message.to].raft.is_some() {
+        if !self.is_cut(&message) && self.nodes.get(&message.to).is_some_and(|node| node.raft.is_some()) {
             let _ = self.input(message.to, Input::Message(message));
         }
         true
@@ -557,10 +607,13 @@ impl Cluster {
     /// A checkpoint of everything delivered is durable; the core may cut its log.
     pub(crate) fn checkpoint(&mut self, id: ReplicaId) {
         let node = self.node(id);
-        let Some(raft) = &node.raft else { return };
+        if node.raft.is_none() {
+            return;
+        }
         let slot = node.delivered;
         let Some(entry) = node.view.entries.get(&slot) else { return };
-        let meta = SnapshotMeta { slot, ballot: entry.ballot, config: raft.status().config, generation: 0 };
+        let config = node.applied_config.clone();
+        let meta = SnapshotMeta { slot, ballot: entry.ballot, config, generation: 0 };
         if meta.slot <= node.disk.state.slot || node.view.state.slot > meta.slot {
             return;
         }

@@ -5,6 +5,7 @@
 mod cluster;
 mod garbage;
 mod golden;
+mod membership;
 mod paper;
 mod replication;
 mod schedules;

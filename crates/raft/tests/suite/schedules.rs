@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use conclave_consensus::ReadMode;
+use conclave_consensus::{MembershipChange, NodeId, ReadMode};
 use conclave_raft::RaftConfig;
 use proptest::prelude::*;
 
-use crate::cluster::{Cluster, HEARTBEAT, replica};
+use crate::cluster::{Cluster, HEARTBEAT};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -28,6 +28,7 @@ enum Act {
     Checkpoint(u64),
     Fetch(u64),
     Transfer(u64, u64),
+    Reconfigure(Vec<(u8, u64)>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -53,9 +54,30 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// The same, and changes of membership: several at once, of replicas and nodes that may or may not be there.
+fn act_or_change() -> impl Strategy<Value = Act> {
+    let change = (0..4_u8, 1..8_u64);
+    prop_oneof![
+        9 => act(),
+        1 => prop::collection::vec(change, 1..4).prop_map(Act::Reconfigure),
+    ]
+}
+
+fn changes(cluster: &Cluster, of: &[(u8, u64)]) -> Vec<MembershipChange> {
+    let ids = cluster.ids();
+    let who = |at: u64| ids[usize::try_from(at).unwrap() % ids.len()];
+    let change = |(kind, at): &(u8, u64)| match kind {
+        0 => MembershipChange::AddLearner(NodeId(*at)),
+        1 => MembershipChange::AddVoter(NodeId(*at)),
+        2 => MembershipChange::Promote(who(*at)),
+        _ => MembershipChange::Remove(who(*at)),
+    };
+    of.iter().map(change).collect()
+}
+
 fn perform(cluster: &mut Cluster, act: &Act) {
-    let count = cluster.nodes.len() as u64;
-    let who = |id: u64| replica((id - 1) % count + 1);
+    let ids = cluster.ids();
+    let who = |id: u64| ids[usize::try_from(id - 1).unwrap() % ids.len()];
     let place = |cluster: &Cluster, at: usize| at % cluster.network.len().max(1);
     match *act {
         Act::Deliver(at) => {
@@ -105,6 +127,11 @@ fn perform(cluster: &mut Cluster, act: &Act) {
         Act::Fetch(id) => {
             cluster.fetch(who(id));
         }
+        Act::Reconfigure(ref of) => {
+            let at = cluster.serving().unwrap_or(who(1));
+            let changes = changes(cluster, of);
+            let _ = cluster.reconfigure(at, &changes);
+        }
         Act::Transfer(from, to) => {
             let (from, to) = (cluster.serving().unwrap_or(who(from)), who(to));
             let _ = cluster.transfer(from, to);
@@ -148,25 +175,28 @@ fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
     for id in cluster.ids() {
         cluster.restart(id);
     }
-    let leader = cluster.elect();
-    for _ in 0..60 {
+    // A group may need a replica that needs a snapshot before anyone can serve.
+    for _ in 0..200 {
         cluster.run(HEARTBEAT);
         for id in cluster.ids() {
             cluster.fetch(id);
         }
     }
-    let leader = cluster.serving().unwrap_or(leader);
+    let leader = cluster.elect();
     let ids = cluster.propose(leader, 1).unwrap();
     cluster.run(HEARTBEAT * 20);
     let last = cluster.chosen.values().next_back().unwrap();
     assert_eq!(last.id, ids[0], "no progress after everything healed");
-    for id in cluster.ids() {
-        assert_eq!(
-            cluster.nodes[&id].delivered,
-            last.slot,
-            "{id} did not catch up: {:?}",
-            cluster.status(leader)
-        );
+    let config = cluster.status(leader).config;
+    assert!(!config.is_joint(), "a joint configuration was never left");
+    for id in config.members() {
+        let status = cluster.status(leader);
+        assert_eq!(cluster.nodes[&id].delivered, last.slot, "{id} did not catch up: {status:?}");
+        assert_eq!(cluster.status(id).config, config, "{id}");
+    }
+    // Who was removed, or whose addition came to nothing, is destroyed, and what it has not told is unknown.
+    for id in cluster.ids().into_iter().filter(|id| !config.nodes.contains_key(id)) {
+        cluster.crash(id);
     }
     cluster.check_outcomes();
 }
@@ -182,5 +212,10 @@ proptest! {
     #[test]
     fn five_replicas(seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
         explore(5, seed, tight, &acts);
+    }
+
+    #[test]
+    fn a_changing_group(voters in 1..4_u64, seed: u64, tight: bool, acts in prop::collection::vec(act_or_change(), 1..150)) {
+        explore(voters, seed, tight, &acts);
     }
 }
