@@ -97,11 +97,11 @@ impl Config {
         self.reached(at)
     }
 
-    /// The latest time, given one for each replica, at or after which replicas that meet every elect quorum have theirs. `None` without
-    /// voters.
+    /// The latest time, given one for each replica that has any, at or after which replicas that meet every elect quorum have theirs.
+    /// `None` without such replicas.
     #[must_use]
-    pub fn heard_since(&self, at: impl Fn(ReplicaId) -> Time) -> Option<Time> {
-        self.reached(at)
+    pub fn heard_since(&self, at: impl Fn(ReplicaId) -> Option<Time>) -> Option<Time> {
+        self.reached(at).flatten()
     }
 
     fn reached<T: Copy + Default + Ord>(&self, at: impl Fn(ReplicaId) -> T) -> Option<T> {

@@ -10,6 +10,7 @@ use conclave_consensus::{
 use crate::{
     RaftConfig, RaftConfigError,
     election::Candidate,
+    lease::Lease,
     log::Log,
     membership::Members,
     meta::Meta,
@@ -86,6 +87,7 @@ pub(crate) struct Leader {
     pub(crate) beat_due: Time,
     pub(crate) reads: Confirming,
     pub(crate) transfer: Option<Transfer>,
+    pub(crate) lease: Lease,
     /// Peers that the configuration in force no longer has.
     pub(crate) leaving: Vec<Leaving>,
 }
@@ -116,6 +118,8 @@ pub struct Raft {
     pub(crate) leader: Option<ReplicaId>,
     /// Until then a leader may rely on this replica not to vote for another.
     pub(crate) quiet_until: Time,
+    /// When the last promise of the recorded length is over.
+    pub(crate) promised_until: Time,
     pub(crate) election_due: Time,
 
     /// Durable here up to this slot.
@@ -145,8 +149,8 @@ pub struct Raft {
 impl Raft {
     /// A replica as the disk left it. What the log holds at boot counts as durable.
     ///
-    /// A replica that is the only voter stands for election at its first tick; any other waits between one and two
-    /// election timeouts. Until one has passed it votes for nobody unless this is its first boot: it may have promised a leader to.
+    /// A replica that is the only voter stands for election at its first tick, unless it may have promised a leader not to; any other waits
+    /// between one and two election timeouts. Until one has passed, or what it promised, it votes for nobody, unless this is its first boot.
     ///
     /// # Errors
     /// See [`BootError`].
@@ -184,6 +188,8 @@ impl Raft {
         }
         let mut random = Random::new(boot.seed ^ boot.replica.0.rotate_left(32));
         let applied = boot.state.slot;
+        let quiet_until =
+            if first_boot { Time(0) } else { boot.now.after(config.timing.election.max(meta.promise)) };
         let told = Told { ballot: Ballot::term(meta.term), leader: None, serving: false };
         let asking = Asking::new(random.number());
         let mut raft = Self {
@@ -198,7 +204,8 @@ impl Raft {
             state: boot.state,
             role: Role::Follower,
             leader: None,
-            quiet_until: if first_boot { Time(0) } else { boot.now.after(config.timing.election) },
+            quiet_until,
+            promised_until: quiet_until,
             election_due: boot.now,
             committed: applied,
             delivered: applied,
@@ -215,7 +222,7 @@ impl Raft {
             acknowledge: None,
             told,
         };
-        if !raft.is_sole_voter() {
+        if !raft.is_sole_voter() || !raft.meta.promise.is_zero() {
             raft.rearm_election();
         }
         Ok(raft)
@@ -422,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_no_replica_can_have_written_is_refused() {
-        let meta = Meta { term: 2, vote: None }.encode();
+        let meta = Meta { term: 2, ..Meta::default() }.encode();
         assert_eq!(refused(Boot { replica: ReplicaId(0), ..boot() }), BootError::Nobody);
         assert_eq!(refused(Boot { meta: Bytes::from_static(b"?"), ..boot() }), BootError::Meta);
         assert_eq!(

@@ -10,6 +10,7 @@ use conclave_consensus::{Ballot, Kind, ProposalId, ReplicaId, Slot};
 
 use crate::{
     core::{Leader, Raft, Role},
+    lease::Lease,
     progress::Peer,
     read::Confirming,
     wire::{Body, Candidacy, VoteReply},
@@ -24,10 +25,10 @@ pub(crate) struct Candidate {
 }
 
 impl Raft {
-    /// Draws the next election timeout: between one and two of the configured (section 5.2 of the paper).
+    /// Draws the next election timeout: between one and two of the configured (section 5.2 of the paper), and not before a promise is over.
     pub(crate) fn rearm_election(&mut self) {
-        let election = self.config.timing.election;
-        self.election_due = self.now.after(self.random.between(election, election * 2));
+        let (least, election) = (self.quiet_span(), self.config.timing.election);
+        self.election_due = self.now.after(self.random.between(least, least + election));
     }
 
     /// Whether this replica must not help to depose a leader: it leads, heard one less than an election timeout ago, or may have
@@ -78,7 +79,7 @@ impl Raft {
         if self.leader != Some(leader) || !matches!(self.role, Role::Follower) {
             self.become_follower(self.meta.term, Some(leader));
         }
-        self.quiet_until = self.now.after(self.config.timing.election);
+        self.quiet_until = self.quiet_until.max(self.now.after(self.quiet_span()));
         self.rearm_election();
     }
 
@@ -115,6 +116,7 @@ impl Raft {
         self.become_follower(self.meta.term + 1, None);
         self.rearm_election();
         self.meta.vote = Some(self.id);
+        self.meta.promise = std::time::Duration::ZERO;
         let voted_in = self.outbox.write_meta(self.meta.encode());
         self.role = Role::Candidate(Candidate { granted: BTreeSet::new(), voted_in });
         let body = Body::Vote(self.candidacy(transfer));
@@ -192,6 +194,7 @@ impl Raft {
             beat_due: self.now.after(self.config.timing.heartbeat),
             reads: Confirming::default(),
             transfer: None,
+            lease: Lease::default(),
             leaving: Vec::new(),
         }));
         // Without an entry of its own term a leader cannot tell what is committed (sections 5.4.2 and 8).

@@ -9,6 +9,8 @@
 //! *Answers* are taken from members alone, and from peers that are on their way out ([`crate::reconfigure`]); neither a stranger nor
 //! one that leaves is ever counted, or ends a leadership by its term. That the sender is who it says is the transport's to know.
 
+use std::time::Duration;
+
 use conclave_consensus::{Message, ReplicaId, Slot, StepError};
 
 use crate::{
@@ -48,6 +50,7 @@ impl Raft {
                 self.on_pre_vote(from, term, *candidacy);
                 return Ok(());
             }
+            // In its own term too, which it may have entered by another message: a leader may rely on its silence all the same.
             Body::Vote(candidacy) if term > self.meta.term && !candidacy.transfer && self.hears_leader() => {
                 return Ok(());
             }
@@ -87,6 +90,7 @@ impl Raft {
                 Ok(())
             }
             Body::Beat(beat) => {
+                self.promise(Duration::from_micros(beat.promise_us));
                 self.follow(from);
                 self.on_beat(from, beat);
                 Ok(())

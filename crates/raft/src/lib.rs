@@ -124,7 +124,6 @@
 //!   log, so no log with that entry can hold the truncated one any more.
 //!
 //! # Caveats
-//! * `ReadMode::Lease` confirms by a round, as `Quorum` does.
 //! * Leaders beat for each group; `Input::Peer` is not yet used in their stead.
 //! * A snapshot fetch ends with `SnapshotReady` or `SnapshotFailed`; until then no other is asked for.
 #![forbid(unsafe_code)]
@@ -135,6 +134,7 @@ mod delivery;
 mod describe;
 mod election;
 mod inbox;
+mod lease;
 mod log;
 mod membership;
 mod meta;

@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     pub(crate) heard: Time,
     /// The last confirmation round it answered.
     pub(crate) round: u64,
+    /// When the last beat left that it answered with a promise: from then on it votes for nobody else ([`crate::lease`]).
+    pub(crate) vouches_from: Option<Time>,
     /// Send something even if there is nothing new: an acknowledgement is overdue.
     pub(crate) poke: bool,
     /// At the last beat an acknowledgement was awaited, and none has come since.
@@ -64,6 +66,7 @@ impl Peer {
             told: Slot(0),
             heard: now,
             round: 0,
+            vouches_from: None,
             poke: false,
             overdue: false,
             read: None,

@@ -283,6 +283,7 @@ impl Raft {
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
         peer.round = peer.round.max(reply.round);
+        peer.vouches_from = peer.vouches_from.max(leader.lease.sent_by(reply.round));
         match &mut peer.mode {
             Mode::Probe { paused } => *paused = false,
             Mode::Replicate => peer.poke |= peer.awaits_acknowledgement() && peer.overdue,
@@ -301,6 +302,10 @@ impl Raft {
         leader.beat_due = self.now.after(self.config.timing.heartbeat);
         for peer in leader.peers.values_mut() {
             peer.overdue = peer.awaits_acknowledgement();
+        }
+        if self.config.lease_drift_ppm.is_some() {
+            let round = leader.reads.begin();
+            leader.lease.note(round, self.now);
         }
         let waiting: Vec<ReplicaId> = leader
             .peers
@@ -321,8 +326,9 @@ impl Raft {
     pub(crate) fn beat(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let round = leader.reads.round();
+        let promise_us = u64::try_from(self.promise_asked().as_micros()).unwrap_or(u64::MAX);
         for (to, peer) in &leader.peers {
-            let beat = Beat { committed: self.committed.min(peer.matched).0, round };
+            let beat = Beat { committed: self.committed.min(peer.matched).0, round, promise_us };
             self.outbox.send(wire::message(self.id, *to, self.meta.term, Body::Beat(beat), Vec::new()));
         }
     }

@@ -41,6 +41,9 @@ impl Raft {
         let Some(transfer) = leader.transfer else { return };
         let complete = leader.peers.get(&replica).is_some_and(|peer| peer.matched == self.log.last());
         if transfer.to == replica && complete {
+            if let Role::Leader(leader) = &mut self.role {
+                leader.lease.bar();
+            }
             let message = self.message(replica, Body::TimeoutNow(TimeoutNow {}));
             self.outbox.send(message);
         }

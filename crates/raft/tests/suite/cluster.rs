@@ -102,6 +102,12 @@ pub(crate) struct Cluster {
     /// Every membership that was ever in force somewhere, by its slot.
     configs: BTreeMap<Slot, Vec<Config>>,
     pub(crate) config: RaftConfig,
+    /// Settings of single replicas.
+    pub(crate) configs_of: BTreeMap<ReplicaId, RaftConfig>,
+    /// By how many parts in a million a replica's clock is too fast (or slow).
+    pub(crate) drift_ppm: BTreeMap<ReplicaId, i64>,
+    /// Reads that missed what was chosen before they were asked, if such are to be counted and not to fail the test.
+    pub(crate) stale_reads: Option<u64>,
     seed: u64,
     counter: u64,
 }
@@ -139,6 +145,9 @@ impl Cluster {
             leaders: BTreeMap::new(),
             configs: [(Slot(0), vec![initial.clone()])].into(),
             config,
+            configs_of: BTreeMap::new(),
+            drift_ppm: BTreeMap::new(),
+            stale_reads: None,
             seed,
             counter: 0,
         };
@@ -240,7 +249,8 @@ impl Cluster {
     }
 
     pub(crate) fn restart(&mut self, id: ReplicaId) {
-        let (now, config, seed) = (self.now, self.config, self.seed);
+        let (now, seed) = (self.clock(id), self.seed);
+        let config = self.configs_of.get(&id).copied().unwrap_or(self.config);
         let node = self.node(id);
         if node.raft.is_some() {
             return;
@@ -268,8 +278,22 @@ impl Cluster {
 
     // ---- inputs ----
 
+    /// What a replica's clock shows.
+    pub(crate) fn clock(&self, id: ReplicaId) -> Time {
+        let rate = i128::from(1_000_000 + self.drift_ppm.get(&id).copied().unwrap_or(0));
+        Time(u64::try_from(i128::from(self.now.0) * rate / 1_000_000).unwrap())
+    }
+
+    /// When a replica wants to be stepped, in true time.
+    fn deadline(&self, id: ReplicaId) -> Option<Time> {
+        let due = self.nodes[&id].raft.as_ref()?.next_deadline()?;
+        let rate = i128::from(1_000_000 + self.drift_ppm.get(&id).copied().unwrap_or(0));
+        let true_due = (i128::from(due.0) * 1_000_000 + rate - 1) / rate;
+        Some(Time(u64::try_from(true_due).unwrap_or(u64::MAX)))
+    }
+
     pub(crate) fn step(&mut self, id: ReplicaId, input: Input) -> Result<(), StepError> {
-        let now = self.now;
+        let now = self.clock(id);
         let Some(raft) = self.node(id).raft.as_mut() else { return Ok(()) };
         let done = raft.step(now, input);
         assert!(!matches!(done, Err(StepError::Broken(_))), "{done:?}");
@@ -380,7 +404,12 @@ impl Cluster {
             Effect::ReadReady { id: read, at } => {
                 self.say(format!("  {id} read {read} ready at {at}"));
                 let seen = self.node(id).reads.remove(&read).expect("a read is answered once");
-                assert!(at >= seen, "read {read} at {at} misses {seen}, chosen before it was asked");
+                match &mut self.stale_reads {
+                    Some(count) => *count += u64::from(at < seen),
+                    None => {
+                        assert!(at >= seen, "read {read} at {at} misses {seen}, chosen before it was asked")
+                    }
+                }
                 self.answered.insert(read, Some(at));
             }
             Effect::ReadFailed { id: read, why } => {
@@ -544,7 +573,7 @@ impl Cluster {
         let end = self.now.after(span);
         loop {
             self.settle();
-            let due = self.nodes.values().filter_map(|node| node.raft.as_ref()?.next_deadline()).min();
+            let due = self.ids().into_iter().filter_map(|id| self.deadline(id)).min();
             match due {
                 Some(due) if due <= end => self.tick_at(due),
                 _ => break,
@@ -556,7 +585,7 @@ impl Cluster {
     pub(crate) fn tick_at(&mut self, time: Time) {
         self.now = self.now.max(time);
         for id in self.ids() {
-            let due = self.nodes[&id].raft.as_ref().and_then(Consensus::next_deadline);
+            let due = self.deadline(id);
             if due.is_some_and(|due| due <= self.now) {
                 self.input(id, Input::Tick).unwrap();
             }
@@ -585,7 +614,7 @@ impl Cluster {
     pub(crate) fn elect_this(&mut self, id: ReplicaId) {
         self.settle();
         for _ in 0..50 {
-            let due = self.nodes[&id].raft.as_ref().unwrap().next_deadline().unwrap();
+            let due = self.deadline(id).unwrap();
             self.now = self.now.max(due).after(ELECTION);
             self.input(id, Input::Tick).unwrap();
             self.settle();

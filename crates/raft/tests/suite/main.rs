@@ -5,6 +5,7 @@
 mod cluster;
 mod garbage;
 mod golden;
+mod lease;
 mod membership;
 mod paper;
 mod replication;
