@@ -48,6 +48,12 @@ pub struct RaftConfig {
     pub compaction_margin_entries: u64,
     /// How far below a checkpoint the log is kept, at most, for a live follower that still needs it. Default 100,000.
     pub compaction_lag_entries_max: u64,
+    /// Who should lead: a leader hands over, once in four election timeouts at most, to a voter of higher priority that answers and holds
+    /// all that is committed. Replicas of equal priority leave leadership where it is. Default 0.
+    pub priority: u8,
+    /// An idle group sends nothing and wants no tick, as long as the host says that the nodes live (`Input::Peer`). Default `false`: leaders beat,
+    /// and what the host says of nodes is ignored.
+    pub quiesce: bool,
     /// Reads may rely on a lease ([`ReadMode::Lease`](conclave_consensus::ReadMode::Lease)), on the operator's word that no clock of the group
     /// runs faster or slower than true by more than so many parts in a million; the lease lasts a little less than an election timeout.
     /// At most 100,000. `None`, the default: such reads are confirmed by a quorum, and no clock is trusted.
@@ -78,6 +84,8 @@ impl Default for RaftConfig {
             cache_bytes_max: 32 << 20,
             compaction_margin_entries: 5_000,
             compaction_lag_entries_max: 100_000,
+            priority: 0,
+            quiesce: false,
             lease_drift_ppm: None,
             promote_within_entries: None,
         }

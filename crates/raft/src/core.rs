@@ -17,6 +17,7 @@ use crate::{
     outbox::Outbox,
     progress::Peer,
     proposal::Own,
+    quiescence::{Drowsy, Quiescence},
     random::Random,
     read::{Asking, Confirming},
     reconfigure::Leaving,
@@ -88,6 +89,9 @@ pub(crate) struct Leader {
     pub(crate) reads: Confirming,
     pub(crate) transfer: Option<Transfer>,
     pub(crate) lease: Lease,
+    /// Leadership is offered to nobody of higher priority before.
+    pub(crate) prefers_after: Time,
+    pub(crate) drowsy: Drowsy,
     /// Peers that the configuration in force no longer has.
     pub(crate) leaving: Vec<Leaving>,
 }
@@ -121,6 +125,7 @@ pub struct Raft {
     /// When the last promise of the recorded length is over.
     pub(crate) promised_until: Time,
     pub(crate) election_due: Time,
+    pub(crate) quiescence: Quiescence,
 
     /// Durable here up to this slot.
     pub(crate) persisted: Slot,
@@ -207,6 +212,7 @@ impl Raft {
             quiet_until,
             promised_until: quiet_until,
             election_due: boot.now,
+            quiescence: Quiescence::default(),
             committed: applied,
             delivered: applied,
             unapplied: VecDeque::new(),
@@ -291,6 +297,7 @@ impl Raft {
 
     fn on_tick(&mut self) {
         match self.role {
+            _ if self.is_asleep() => {}
             Role::Leader(_) => self.tick_leader(),
             _ if self.now >= self.election_due => self.election_timeout(),
             _ => {}
@@ -311,13 +318,15 @@ impl Raft {
 impl Consensus for Raft {
     fn step(&mut self, now: Time, input: Input) -> Result<(), StepError> {
         self.now = self.now.max(now);
+        if !matches!(input, Input::Peer { .. }) {
+            self.wake_if_alone();
+        }
         match input {
             Input::Tick => self.on_tick(),
             Input::Message(message) => self.on_message(message)?,
-            // Heartbeats between nodes do not yet stand in for a group's own.
-            Input::Peer { .. } => {}
             Input::Propose { batch, only_in } => self.propose(batch, only_in)?,
             Input::ReadBarrier { id, mode } => self.read_barrier(id, mode)?,
+            Input::Peer { node, epoch, alive_until } => self.on_peer(node, epoch, alive_until),
             Input::Reconfigure { id, changes } => self.reconfigure(id, &changes)?,
             Input::Transfer { id, to } => self.transfer(id, to)?,
             Input::Persisted(mark) => self.on_persisted(mark),
@@ -334,13 +343,14 @@ impl Consensus for Raft {
     fn next_deadline(&self) -> Option<Time> {
         let election = self.config.timing.election;
         let role = match &self.role {
+            _ if self.is_asleep() => None,
             Role::Leader(leader) => {
                 let beat = (!leader.peers.is_empty()).then_some(leader.beat_due);
                 let stall = self.outbox.waits_since().map(|since| since.after(election));
                 let transfer = leader.transfer.as_ref().map(|transfer| transfer.until);
                 [beat, stall, transfer].into_iter().flatten().min()
             }
-            _ => self.members.config().is_voter(self.id).then_some(self.election_due),
+            _ => self.members.may_stand(self.id).then_some(self.election_due),
         };
         [role, self.read_retry_due()].into_iter().flatten().min()
     }
@@ -368,7 +378,7 @@ impl Consensus for Raft {
                 .map(|(replica, peer)| Progress {
                     replica: *replica,
                     matched: peer.matched,
-                    active: self.is_active(peer),
+                    active: self.is_active(peer) || (self.is_asleep() && self.lives(*replica)),
                 })
                 .collect(),
             _ => Vec::new(),

@@ -12,6 +12,7 @@ use crate::{
     core::{Leader, Raft, Role},
     lease::Lease,
     progress::Peer,
+    quiescence::Drowsy,
     read::Confirming,
     wire::{Body, Candidacy, VoteReply},
 };
@@ -34,7 +35,7 @@ impl Raft {
     /// Whether this replica must not help to depose a leader: it leads, heard one less than an election timeout ago, or may have
     /// promised one before it booted.
     pub(crate) fn hears_leader(&self) -> bool {
-        self.is_leader() || self.now < self.quiet_until
+        self.is_leader() || self.now < self.quiet_until || self.is_asleep()
     }
 
     /// Whether a candidate's log holds everything this one's does (section 5.4.1).
@@ -55,6 +56,7 @@ impl Raft {
     /// Enters a term as a follower, or steps down in the present one.
     pub(crate) fn become_follower(&mut self, term: u64, leader: Option<ReplicaId>) {
         if term > self.meta.term {
+            self.wake();
             self.meta.term = term;
             self.meta.vote = None;
             self.outbox.write_meta(self.meta.encode());
@@ -76,6 +78,7 @@ impl Raft {
 
     /// A message of the present term shows who leads in it.
     pub(crate) fn follow(&mut self, leader: ReplicaId) {
+        self.wake();
         if self.leader != Some(leader) || !matches!(self.role, Role::Follower) {
             self.become_follower(self.meta.term, Some(leader));
         }
@@ -85,7 +88,7 @@ impl Raft {
 
     /// Nothing was heard of a leader for long enough, or the last attempt came to nothing.
     pub(crate) fn election_timeout(&mut self) {
-        if !self.members.config().is_voter(self.id) || self.fetch.is_installing() || self.disk_stalls() {
+        if !self.members.may_stand(self.id) || self.fetch.is_installing() || self.disk_stalls() {
             // A replica without a vote, without a log it can vouch for, or whose disk hangs is no leader to wish for.
             self.rearm_election();
             return;
@@ -124,6 +127,19 @@ impl Raft {
             // The request vouches for the log and for the own vote, so it waits for both.
             let message = self.message(to, body.clone());
             self.outbox.promise(message);
+        }
+    }
+
+    /// Someone asks for a vote, so it does not sleep. Does the leader, it leads no more, whatever its node's life says.
+    pub(crate) fn wake_by_candidate(&mut self, from: ReplicaId, term: u64) {
+        if !self.is_asleep() || term < self.meta.term {
+            return;
+        }
+        if self.is_leader() {
+            self.wake();
+        } else if self.leader == Some(from) {
+            self.become_follower(self.meta.term, None);
+            self.wake();
         }
     }
 
@@ -195,6 +211,8 @@ impl Raft {
             reads: Confirming::default(),
             transfer: None,
             lease: Lease::default(),
+            prefers_after: self.now.after(self.config.timing.election),
+            drowsy: Drowsy::default(),
             leaving: Vec::new(),
         }));
         // Without an entry of its own term a leader cannot tell what is committed (sections 5.4.2 and 8).
@@ -207,7 +225,7 @@ impl Raft {
         }
         self.fail_confirming_reads(leading.reads);
         if let Some(transfer) = leading.transfer {
-            self.end_transfer_unknown(&transfer);
+            self.end_transfer(&transfer, conclave_consensus::Outcome::Unknown);
         }
     }
 

@@ -44,6 +44,9 @@ impl Raft {
                 return Ok(()); // One that leaves says so: it must not take a leader with it.
             }
         }
+        if matches!(body, Body::PreVote(_) | Body::Vote(_)) {
+            self.wake_by_candidate(from, term);
+        }
         match &body {
             // Neither raises the receiver's term: that is what a pre-vote is for.
             Body::PreVote(candidacy) => {
@@ -51,7 +54,7 @@ impl Raft {
                 return Ok(());
             }
             // In its own term too, which it may have entered by another message: a leader may rely on its silence all the same.
-            Body::Vote(candidacy) if term > self.meta.term && !candidacy.transfer && self.hears_leader() => {
+            Body::Vote(candidacy) if term >= self.meta.term && !candidacy.transfer && self.hears_leader() => {
                 return Ok(());
             }
             Body::PreVoteReply(reply) if term <= self.meta.term => {
@@ -69,7 +72,17 @@ impl Raft {
             return Err(bad("terms fall along the log"));
         }
         if term > self.meta.term {
+            let slept_by =
+                self.leader.filter(|leader| self.is_asleep() && *leader != self.id && *leader != from);
             self.become_follower(term, None);
+            if let Some(leader) = slept_by {
+                // It may sleep too, and believe that it leads.
+                let message = self.message(leader, Body::Stale(wire::Stale {}));
+                self.outbox.promise_term(message);
+            }
+        }
+        if self.is_leader() && !matches!(body, Body::BeatReply(_)) {
+            self.wake();
         }
         match body {
             Body::PreVote(_) | Body::PreVoteReply(_) | Body::Stale(_) => Ok(()),

@@ -124,7 +124,6 @@
 //!   log, so no log with that entry can hold the truncated one any more.
 //!
 //! # Caveats
-//! * Leaders beat for each group; `Input::Peer` is not yet used in their stead.
 //! * A snapshot fetch ends with `SnapshotReady` or `SnapshotFailed`; until then no other is asked for.
 #![forbid(unsafe_code)]
 
@@ -141,6 +140,7 @@ mod meta;
 mod outbox;
 mod progress;
 mod proposal;
+mod quiescence;
 mod random;
 mod read;
 mod reconfigure;

@@ -35,6 +35,12 @@ impl Members {
         self.history.iter().rev().find(|(at, _)| *at <= slot).map(|(_, config)| config)
     }
 
+    /// Whether a replica may have to lead: it votes in the configuration in force or, as long as that is not known to be committed, in one
+    /// before it. A leader that wrote the end of its own membership may be the only one whose log is complete (thesis, section 4.2.2).
+    pub(crate) fn may_stand(&self, replica: ReplicaId) -> bool {
+        self.history.iter().any(|(_, config)| config.is_voter(replica))
+    }
+
     pub(crate) fn append(&mut self, at: Slot, config: Config) {
         self.history.push((at, config));
     }

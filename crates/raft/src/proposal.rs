@@ -94,6 +94,7 @@ impl Raft {
         if too_many || (unapplied > 0 && unapplied + count > self.config.unapplied_entries_max) {
             return Err(StepError::Busy);
         }
+        self.wake();
         let from = self.log.last().next();
         for proposal in batch {
             self.append(Kind::Command, proposal.id, proposal.payload);

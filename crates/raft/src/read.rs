@@ -57,6 +57,11 @@ impl Confirming {
         self.round
     }
 
+    /// Whether no read waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.rounds.is_empty()
+    }
+
     fn readers(&self) -> impl Iterator<Item = &Reader> {
         self.waiting.iter().chain(self.rounds.iter().flat_map(|round| &round.readers))
     }
@@ -91,10 +96,13 @@ impl Raft {
             self.outbox.push(Effect::ReadReady { id, at: self.committed });
             return Ok(());
         }
-        if let Role::Leader(leader) = &mut self.role {
+        if let Role::Leader(leader) = &self.role {
             if leader.reads.locals >= self.config.reads_max {
                 return Err(StepError::Busy);
             }
+            self.wake();
+        }
+        if let Role::Leader(leader) = &mut self.role {
             leader.reads.locals += 1;
             leader.reads.waiting.push(Reader::Local(id));
             return Ok(());

@@ -17,6 +17,8 @@
 //!    does, and so does one that has no vote in what follows.
 //! 5. A leader that the configuration in force does not name leads on without counting itself until that is committed, then tells its most
 //!    complete follower to stand and goes (section 4.2.2). From the append on it takes no proposals.
+//!    If it loses leadership before that, it stands again, without its own vote, as long as it does not know the end to be committed: its log
+//!    may be the only one that is complete.
 //! 6. A replica that leaves is still written to, outside every quorum, until it was told that its removal is committed, or
 //!    [`LEAVING_ELECTIONS`] election timeouts after that: so that its host learns that it may destroy it. One that was away asks for
 //!    pre-votes that nobody who hears a leader answers, and disturbs no one.
@@ -77,6 +79,7 @@ impl Raft {
                 self.check_ready(*replica)?;
             }
         }
+        self.wake();
         self.append_config(id, &next);
         Ok(())
     }

@@ -22,6 +22,10 @@ pub(crate) enum Fetch {
 }
 
 impl Fetch {
+    pub(crate) fn is_idle(&self) -> bool {
+        *self == Self::Idle
+    }
+
     pub(crate) fn is_installing(&self) -> bool {
         matches!(self, Self::Installing(_))
     }

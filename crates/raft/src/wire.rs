@@ -123,12 +123,21 @@ pub(crate) struct Beat {
     /// For how long the answer promises not to vote for another ([`crate::lease`]), in microseconds; zero if the leader asks for no promise.
     #[prost(uint64, tag = "3")]
     pub(crate) promise_us: u64,
+    /// Nothing is to be done: sleep, if you hold all of it ([`crate::quiescence`]).
+    #[prost(bool, tag = "4")]
+    pub(crate) sleep: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct BeatReply {
     #[prost(uint64, tag = "1")]
     pub(crate) round: u64,
+    /// The sender's priority, at most 255 ([`crate::transfer`]).
+    #[prost(uint32, tag = "2")]
+    pub(crate) priority: u32,
+    /// It sleeps, as it was asked to.
+    #[prost(bool, tag = "3")]
+    pub(crate) asleep: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

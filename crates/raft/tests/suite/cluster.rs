@@ -11,9 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, LogSlice, Mark, MembershipChange,
-    Message, NodeId, Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status,
-    StepError, Time,
+    Ballot, Boot, Config, Consensus, Effect, Entry, Epoch, Input, Kind, LogOp, LogSlice, Mark,
+    MembershipChange, Message, NodeId, Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot,
+    SnapshotMeta, Status, StepError, Time,
 };
 use conclave_raft::{Raft, RaftConfig, describe};
 
@@ -106,6 +106,11 @@ pub(crate) struct Cluster {
     pub(crate) configs_of: BTreeMap<ReplicaId, RaftConfig>,
     /// By how many parts in a million a replica's clock is too fast (or slow).
     pub(crate) drift_ppm: BTreeMap<ReplicaId, i64>,
+    /// How long a node counts as alive after it was heard, if nodes speak to each other at all; once a heartbeat.
+    pub(crate) alive_for: Option<Duration>,
+    next_alive: Time,
+    /// Until when a node (the second) counts as alive at another, and in which life.
+    alive: BTreeMap<(ReplicaId, ReplicaId), (u64, Time)>,
     /// Reads that missed what was chosen before they were asked, if such are to be counted and not to fail the test.
     pub(crate) stale_reads: Option<u64>,
     seed: u64,
@@ -147,6 +152,9 @@ impl Cluster {
             config,
             configs_of: BTreeMap::new(),
             drift_ppm: BTreeMap::new(),
+            alive_for: None,
+            next_alive: Time(0),
+            alive: BTreeMap::new(),
             stale_reads: None,
             seed,
             counter: 0,
@@ -573,7 +581,8 @@ impl Cluster {
         let end = self.now.after(span);
         loop {
             self.settle();
-            let due = self.ids().into_iter().filter_map(|id| self.deadline(id)).min();
+            let due = self.ids().into_iter().filter_map(|id| self.deadline(id));
+            let due = due.chain(self.nodes_due()).min();
             match due {
                 Some(due) if due <= end => self.tick_at(due),
                 _ => break,
@@ -584,12 +593,45 @@ impl Cluster {
 
     pub(crate) fn tick_at(&mut self, time: Time) {
         self.now = self.now.max(time);
+        self.nodes_speak();
         for id in self.ids() {
             let due = self.deadline(id);
             if due.is_some_and(|due| due <= self.now) {
                 self.input(id, Input::Tick).unwrap();
             }
         }
+    }
+
+    fn nodes_due(&self) -> Option<Time> {
+        self.alive_for?;
+        self.alive.values().map(|(_, until)| *until).chain([self.next_alive]).min()
+    }
+
+    /// What a host hears of the other nodes, and what it tells its groups of it. Nodes are called after their replicas.
+    fn nodes_speak(&mut self) {
+        let Some(alive_for) = self.alive_for else { return };
+        if self.now >= self.next_alive {
+            self.next_alive = self.now.after(HEARTBEAT);
+            let ids = self.ids();
+            for (from, to) in ids.iter().flat_map(|from| ids.iter().map(|to| (*from, *to))) {
+                let up = self.nodes[&from].raft.is_some() && self.nodes[&to].raft.is_some();
+                if from != to && up && !self.cut.contains(&(from, to)) {
+                    let said = (self.nodes[&from].boots, self.now.after(alive_for));
+                    self.alive.insert((to, from), said);
+                    self.tell_of(to, from, said);
+                }
+            }
+        }
+        let now = self.now;
+        let silent: Vec<_> = self.alive.extract_if(.., |_, (_, until)| *until <= now).collect();
+        for ((to, from), said) in silent {
+            self.tell_of(to, from, said);
+        }
+    }
+
+    fn tell_of(&mut self, to: ReplicaId, from: ReplicaId, (epoch, until): (u64, Time)) {
+        let input = Input::Peer { node: NodeId(from.0), epoch: Epoch(epoch), alive_until: until };
+        self.input(to, input).unwrap();
     }
 
     pub(crate) fn isolate(&mut self, id: ReplicaId) {

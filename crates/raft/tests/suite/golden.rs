@@ -136,6 +136,29 @@ fn transfer_of_leadership() {
 }
 
 #[test]
+fn idle_group_goes_to_sleep() {
+    let config = RaftConfig { quiesce: true, ..RaftConfig::default() };
+    let mut cluster = Cluster::with(3, 0, 1, config);
+    cluster.alive_for = Some(ELECTION / 2);
+    cluster.elect_this(replica(1));
+    check(
+        expect_file!["../../testdata/idle_group_goes_to_sleep.txt"],
+        "Three beats in a row find nothing to do, and the third asks the followers to sleep. They hold everything and know it to be
+         committed, and the leader's node lives: so they say that they sleep, and once both have, nobody sends anything. A proposal is
+         sent as if the group had been awake; the followers wake by it.",
+        cluster,
+        &[
+            ("four heartbeats pass", &|cluster| cluster.run(HEARTBEAT * 4)),
+            ("a minute passes", &|cluster| cluster.run(ELECTION * 60)),
+            ("a command", &|cluster| {
+                cluster.propose(replica(1), 1).unwrap();
+                cluster.settle();
+            }),
+        ],
+    );
+}
+
+#[test]
 fn membership_through_a_joint_configuration() {
     check(
         expect_file!["../../testdata/membership_through_a_joint_configuration.txt"],

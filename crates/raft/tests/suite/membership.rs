@@ -224,6 +224,29 @@ fn thesis_4_2_2_a_leader_that_is_removed_leads_to_the_end_without_counting_itsel
 }
 
 #[test]
+fn thesis_4_2_2_a_replica_stands_until_the_end_of_its_membership_is_committed() {
+    let mut cluster = Cluster::new(2, 1);
+    cluster.elect_this(replica(2));
+    cluster.reconfigure(replica(2), &[Change::Remove(replica(2))]).unwrap();
+    while cluster.status(replica(2)).config.is_joint() {
+        cluster.sync_all();
+        assert!(cluster.deliver_at(0));
+    }
+    // Nobody else holds the entry by which 2 is out; and 1, which is to be alone, cannot win a vote of 2's against it.
+    cluster.isolate(replica(2));
+    cluster.network.clear();
+    cluster.run(ELECTION * 3);
+    assert_eq!(cluster.serving(), None);
+    cluster.cut.clear();
+    cluster.run(ELECTION * 6);
+    assert_eq!(cluster.serving(), Some(replica(1)));
+    assert_eq!(voters(&cluster, replica(1)), nodes([1]));
+    let term = cluster.status(replica(1)).ballot;
+    cluster.run(ELECTION * 6);
+    assert_eq!(cluster.status(replica(1)).ballot, term, "then it rests");
+}
+
+#[test]
 fn thesis_4_2_2_a_leader_on_its_way_out_takes_no_proposals() {
     let mut cluster = led_by_one(3);
     cluster.reconfigure(replica(1), &[Change::Remove(replica(1))]).unwrap();

@@ -111,7 +111,8 @@ fn perform(cluster: &mut Cluster, act: &Act) {
             let _ = cluster.propose(id, count);
         }
         Act::Read(id) => {
-            cluster.read(who(id), ReadMode::Follower);
+            let mode = if id % 2 == 0 { ReadMode::Lease } else { ReadMode::Follower };
+            cluster.read(who(id), mode);
         }
         Act::Crash(id) => cluster.crash(who(id)),
         Act::Restart(id) => cluster.restart(who(id)),
@@ -163,7 +164,10 @@ fn config(tight: bool) -> RaftConfig {
 }
 
 fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
-    let mut cluster = Cluster::with(voters, 0, seed, config(tight));
+    play(Cluster::with(voters, 0, seed, config(tight)), seed, acts);
+}
+
+fn play(mut cluster: Cluster, seed: u64, acts: &[Act]) {
     if seed.is_multiple_of(2) {
         cluster.elect();
     }
@@ -212,6 +216,28 @@ proptest! {
     #[test]
     fn five_replicas(seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
         explore(5, seed, tight, &acts);
+    }
+
+    /// Leases without a doubt about clocks, and replicas that are wished for as leaders.
+    #[test]
+    fn with_leases_and_priorities(seed: u64, tight: bool, acts in prop::collection::vec(act_or_change(), 1..120)) {
+        let config = RaftConfig { lease_drift_ppm: Some(0), ..config(tight) };
+        let mut cluster = Cluster::with(3, 0, seed, config);
+        for id in cluster.ids() {
+            let priority = u8::try_from(seed % 3).unwrap() * u8::try_from(id.0).unwrap();
+            cluster.configs_of.insert(id, RaftConfig { priority, ..config });
+            cluster.crash(id);
+            cluster.restart(id);
+        }
+        play(cluster, seed, &acts);
+    }
+
+    /// Groups that sleep whenever nothing happens.
+    #[test]
+    fn a_sleepy_group(voters in 1..6_u64, seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
+        let mut cluster = Cluster::with(voters, 0, seed, RaftConfig { quiesce: true, ..config(tight) });
+        cluster.alive_for = Some(HEARTBEAT * 5);
+        play(cluster, seed, &acts);
     }
 
     #[test]
