@@ -19,9 +19,9 @@
 //!    complete follower to stand and goes (section 4.2.2). From the append on it takes no proposals.
 //!    If it loses leadership before that, it stands again, without its own vote, as long as it does not know the end to be committed: its log
 //!    may be the only one that is complete.
-//! 6. A replica that leaves is still written to, outside every quorum, until it was told that its removal is committed, or
-//!    [`LEAVING_ELECTIONS`] election timeouts after that: so that its host learns that it may destroy it. One that was away asks for
-//!    pre-votes that nobody who hears a leader answers, and disturbs no one.
+//! 6. A replica that leaves is still written to, outside every quorum, until [`LEAVING_ELECTIONS`] election timeouts after its removal was
+//!    committed: so that its host learns that it may destroy it. One that was away for longer asks for pre-votes that nobody who hears a
+//!    leader answers, and disturbs no one.
 //! 7. An id is allotted once, even if the entry that allots it is truncated (see [`IDS_PER_TERM`]).
 //!
 //! The request's id stands in the first of the entries: once that is committed the change is decided, for nothing leads back from a committed
