@@ -17,8 +17,8 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Ballot, Config, Entry, Epoch, LogOp, LogReadId, Mark, NodeId, Proposal, ProposalId, ReadId, ReplicaId,
-    Slot, SlotRange, SnapshotMeta, Time,
+    Ballot, ChangeError, Config, Entry, Epoch, LogOp, LogReadId, Mark, MembershipChange, NodeId, Proposal,
+    ProposalId, ReadId, ReplicaId, Slot, SlotRange, SnapshotMeta, Time,
 };
 
 /// How a message may be queued, and what may be dropped first.
@@ -69,17 +69,6 @@ pub enum ReadMode {
     Follower,
 }
 
-/// A change of membership, as an operator asks for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MembershipChange {
-    /// Adds replicas on the nodes as learners.
-    AddLearner(NodeId),
-    /// Makes a learner a voter.
-    Promote(ReplicaId),
-    /// Removes a replica, voter or learner.
-    Remove(ReplicaId),
-}
-
 /// What the log found for a [`Effect::ReadLog`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogSlice {
@@ -119,12 +108,13 @@ pub enum Input {
         /// How it proves freshness.
         mode: ReadMode,
     },
-    /// Change the membership.
+    /// Change the membership: all of the changes, or none. The entry that decides it comes back in [`Effect::Commit`] with the id, or
+    /// [`Effect::Lost`] names it; a joint configuration is left by the engine itself. [`Effect::Membership`] tells each step.
     Reconfigure {
         /// How the answer names it.
         id: ProposalId,
-        /// What to change.
-        change: MembershipChange,
+        /// What to change, in order.
+        changes: Vec<MembershipChange>,
     },
     /// Hand leadership to another voter.
     Transfer {
@@ -242,7 +232,8 @@ pub enum Effect {
         /// Which.
         meta: SnapshotMeta,
     },
-    /// The membership in force changed.
+    /// The membership in force changed, or the one in force became committed. A replica that a committed one
+    /// [has removed](Config::has_removed) may be destroyed; what was proposed at it and has no outcome is [`Outcome::Unknown`].
     Membership {
         /// To this.
         config: Config,
@@ -293,6 +284,25 @@ pub enum StepError {
     /// The transfer's target is not a voter, or is this replica.
     #[error("replica {0} cannot be given leadership")]
     NotTransferable(ReplicaId),
+    /// The core leads and has not yet committed an entry of its ballot: ask again.
+    #[error("the leader does not serve yet")]
+    NotServing,
+    /// The change of membership is impossible.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// A change of membership is not committed yet, or its joint configuration not left: one at a time.
+    #[error("another change of membership is under way")]
+    ChangeInProgress,
+    /// A learner too far behind is no voter to wish for: the group would tolerate less.
+    #[error("learner {replica} holds {matched} of {last} slots")]
+    LearnerNotReady {
+        /// Which learner.
+        replica: ReplicaId,
+        /// What it is known to hold.
+        matched: Slot,
+        /// What the leader holds.
+        last: Slot,
+    },
     /// The engine was built without this operation.
     #[error("this engine does not support {0}")]
     Unsupported(&'static str),
@@ -368,7 +378,8 @@ pub struct Boot {
     pub replica: ReplicaId,
     /// The core's small durable record, empty on the first boot.
     pub meta: Bytes,
-    /// The durable state: everything up to its slot is applied. At the first boot, slot 0 with the initial membership.
+    /// The durable state: everything up to its slot is applied. At the first boot, slot 0 with the initial membership; a replica that
+    /// a change of membership added boots with an empty one (`Config::default()`) and is told by its leader.
     pub state: SnapshotMeta,
     /// The entries the log holds above `state.slot`, contiguous from it; older ones are read back by `ReadLog`.
     pub entries: Vec<Entry>,

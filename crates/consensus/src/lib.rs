@@ -3,7 +3,7 @@
 //! Engines such as Raft and Multi-Paxos solve one problem: replicas agree on a sequence of entries although messages are lost
 //! and processes crash. This crate holds what such engines share, so that a host, a log, a transport and a checker are
 //! written once: identifiers ([`ReplicaId`], [`Ballot`], [`Slot`] …), entries and log operations ([`Entry`], [`LogOp`]),
-//! membership and quorum arithmetic ([`Config`]), and the object-safe [`Consensus`] trait with its [`Input`]s and [`Effect`]s.
+//! membership, its changes and quorum arithmetic ([`Config`], [`MembershipChange`]), and the object-safe [`Consensus`] trait with its [`Input`]s and [`Effect`]s.
 //!
 //! Nothing here performs I/O, reads a clock or draws randomness. The rules a driver keeps stand at the head of
 //! the engine contract, [`Consensus`]; those a core keeps:
@@ -12,19 +12,22 @@
 //! 2. [`Outcome::Dropped`] is said only of a proposal that never had a slot or at whose slot *another* entry was chosen.
 //!    Whatever else does not come back is [`Outcome::Unknown`].
 //! 3. A core never proposes a command at a second slot and never forwards it.
-//! 4. A message whose sender is not in the configuration, or that is for another replica, is dropped.
+//! 4. A message that is for another replica is dropped, and so is the answer of a replica that is not in the configuration. Its
+//!    requests are not: a replica's own configuration may be older, or newer, than that of its leader.
 //! 5. A completion with another [`Mark`] than the expected one is ignored.
 
 #![forbid(unsafe_code)]
 
+mod change;
 mod engine;
 mod entry;
 mod ids;
 mod membership;
 
+pub use change::{ChangeError, MembershipChange};
 pub use engine::{
-    Boot, Class, Consensus, Effect, Input, LogSlice, MembershipChange, Message, Outcome, Progress, ReadError,
-    ReadMode, Status, StepError, Timing,
+    Boot, Class, Consensus, Effect, Input, LogSlice, Message, Outcome, Progress, ReadError, ReadMode, Status,
+    StepError, Timing,
 };
 pub use entry::{Entry, Kind, LogOp, LogState, Proposal, SlotRange, SnapshotMeta};
 pub use ids::{Ballot, Epoch, GroupId, LogReadId, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, Time};

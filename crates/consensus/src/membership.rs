@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::{NodeId, ReplicaId, Slot};
+use crate::{NodeId, ReplicaId, Slot, Time};
 
 /// How many members a configuration may have, learners included.
 pub const MEMBERS_MAX: usize = 64;
@@ -94,15 +94,26 @@ impl Config {
     /// The highest value that a commit quorum has reached, given each replica's. `None` without voters.
     #[must_use]
     pub fn committed(&self, at: impl Fn(ReplicaId) -> Slot) -> Option<Slot> {
+        self.reached(at)
+    }
+
+    /// The latest time, given one for each replica that has any, at or after which replicas that meet every elect quorum have theirs.
+    /// `None` without such replicas.
+    #[must_use]
+    pub fn heard_since(&self, at: impl Fn(ReplicaId) -> Option<Time>) -> Option<Time> {
+        self.reached(at).flatten()
+    }
+
+    fn reached<T: Copy + Default + Ord>(&self, at: impl Fn(ReplicaId) -> T) -> Option<T> {
         let of = |voters: &BTreeSet<ReplicaId>| {
-            let mut slots = [Slot(0); MEMBERS_MAX];
-            let slots = &mut slots[..voters.len().min(MEMBERS_MAX)];
-            for (place, replica) in slots.iter_mut().zip(voters) {
+            let mut values = [T::default(); MEMBERS_MAX];
+            let values = &mut values[..voters.len().min(MEMBERS_MAX)];
+            for (place, replica) in values.iter_mut().zip(voters) {
                 *place = at(*replica);
             }
-            slots.sort_unstable();
+            values.sort_unstable();
             // In ascending order, the last `majority` entries are at least the one where they begin.
-            (!slots.is_empty()).then(|| slots[slots.len() - (slots.len() / 2 + 1)])
+            (!values.is_empty()).then(|| values[values.len() - (values.len() / 2 + 1)])
         };
         let incoming = of(&self.voters)?;
         if self.is_joint() { Some(incoming.min(of(&self.outgoing)?)) } else { Some(incoming) }

@@ -1,5 +1,7 @@
 //! What can be set, in which unit, and within which bounds.
 
+use std::time::Duration;
+
 use conclave_consensus::Timing;
 
 /// The settings of one replica. Replicas of a group may differ in all but the timing, where a difference costs
@@ -46,6 +48,20 @@ pub struct RaftConfig {
     pub compaction_margin_entries: u64,
     /// How far below a checkpoint the log is kept, at most, for a live follower that still needs it. Default 100,000.
     pub compaction_lag_entries_max: u64,
+    /// Who should lead: a leader hands over, once in four election timeouts at most, to a voter of higher priority that answers and holds
+    /// all that is committed. Replicas of equal priority leave leadership where it is. Default 0.
+    pub priority: u8,
+    /// An idle group sends nothing and wants no tick, as long as the host says that the nodes live (`Input::Peer`). Default `false`: leaders beat,
+    /// and what the host says of nodes is ignored.
+    pub quiesce: bool,
+    /// Reads may rely on a lease ([`ReadMode::Lease`](conclave_consensus::ReadMode::Lease)), on the operator's word that no clock of the group
+    /// runs faster or slower than true by more than so many parts in a million; the lease lasts a little less than an election timeout.
+    /// At most 100,000. `None`, the default: such reads are confirmed by a quorum, and no clock is trusted.
+    pub lease_drift_ppm: Option<u32>,
+    /// The leader makes a learner a voter by itself, once that answers and lacks at most so many of its entries (a plain bound instead of
+    /// the thesis' rounds, section 4.2.1: what a follower lacks is what its vote may wait for). `None`, the default: learners stay until
+    /// someone promotes them.
+    pub promote_within_entries: Option<u64>,
 }
 
 impl Default for RaftConfig {
@@ -68,6 +84,10 @@ impl Default for RaftConfig {
             cache_bytes_max: 32 << 20,
             compaction_margin_entries: 5_000,
             compaction_lag_entries_max: 100_000,
+            priority: 0,
+            quiesce: false,
+            lease_drift_ppm: None,
+            promote_within_entries: None,
         }
     }
 }
@@ -92,6 +112,9 @@ pub enum RaftConfigError {
         /// The election timeout.
         election_ms: u128,
     },
+    /// A clock that is off by more than a tenth is no clock.
+    #[error("lease_drift_ppm of {0} is more than 100000")]
+    DriftTooLarge(u32),
     /// A read of the log asks for at most `u32::MAX` bytes.
     #[error("message_bytes_max of {0} is more than 1 GiB")]
     MessageTooLarge(usize),
@@ -142,6 +165,9 @@ impl RaftConfig {
         if election.as_secs() > 3_600 {
             return Err(RaftConfigError::ElectionTooLong { election_ms });
         }
+        if let Some(drift) = self.lease_drift_ppm.filter(|drift| *drift > 100_000) {
+            return Err(RaftConfigError::DriftTooLarge(drift));
+        }
         if self.message_bytes_max > 1 << 30 {
             return Err(RaftConfigError::MessageTooLarge(self.message_bytes_max));
         }
@@ -173,11 +199,29 @@ impl RaftConfig {
     }
 }
 
+impl RaftConfig {
+    /// How long a lease lasts on the leader's clock; `None` if it keeps none. See [`crate::lease`].
+    pub(crate) fn lease_span(&self) -> Option<Duration> {
+        let drift = u64::from(self.lease_drift_ppm?);
+        // An hour at most, so nothing overflows.
+        let election = u64::try_from(self.timing.election.as_nanos()).ok()?;
+        let span = u128::from(election) * u128::from(1_000_000 - drift) / u128::from(1_000_000 + drift);
+        Some(Duration::from_nanos(u64::try_from(span).ok()?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn a_lease_is_shorter_than_the_promise_by_the_drift_of_both_clocks() {
+        let span = |drift| RaftConfig { lease_drift_ppm: drift, ..RaftConfig::default() }.lease_span();
+        assert_eq!((span(None), span(Some(0))), (None, Some(Duration::from_secs(1))));
+        assert_eq!(span(Some(100_000)), Some(Duration::from_nanos(818_181_818)));
+        let config = RaftConfig { lease_drift_ppm: Some(100_001), ..RaftConfig::default() };
+        assert_eq!(config.validate(), Err(RaftConfigError::DriftTooLarge(100_001)));
+    }
 
     #[test]
     fn defaults_are_valid() {

@@ -10,14 +10,17 @@ use conclave_consensus::{
 use crate::{
     RaftConfig, RaftConfigError,
     election::Candidate,
+    lease::Lease,
     log::Log,
     membership::Members,
     meta::Meta,
     outbox::Outbox,
     progress::Peer,
     proposal::Own,
+    quiescence::{Drowsy, Quiescence},
     random::Random,
     read::{Asking, Confirming},
+    reconfigure::Leaving,
     snapshot::Fetch,
     transfer::Transfer,
     wire::{self, Body},
@@ -85,6 +88,12 @@ pub(crate) struct Leader {
     pub(crate) beat_due: Time,
     pub(crate) reads: Confirming,
     pub(crate) transfer: Option<Transfer>,
+    pub(crate) lease: Lease,
+    /// Leadership is offered to nobody of higher priority before.
+    pub(crate) prefers_after: Time,
+    pub(crate) drowsy: Drowsy,
+    /// Peers that the configuration in force no longer has.
+    pub(crate) leaving: Vec<Leaving>,
 }
 
 /// The last `Role` effect.
@@ -113,7 +122,10 @@ pub struct Raft {
     pub(crate) leader: Option<ReplicaId>,
     /// Until then a leader may rely on this replica not to vote for another.
     pub(crate) quiet_until: Time,
+    /// When the last promise of the recorded length is over.
+    pub(crate) promised_until: Time,
     pub(crate) election_due: Time,
+    pub(crate) quiescence: Quiescence,
 
     /// Durable here up to this slot.
     pub(crate) persisted: Slot,
@@ -142,8 +154,8 @@ pub struct Raft {
 impl Raft {
     /// A replica as the disk left it. What the log holds at boot counts as durable.
     ///
-    /// A replica that is the only voter stands for election at its first tick; any other waits between one and two
-    /// election timeouts. Until one has passed it votes for nobody unless this is its first boot: it may have promised a leader to.
+    /// A replica that is the only voter stands for election at its first tick, unless it may have promised a leader not to; any other waits
+    /// between one and two election timeouts. Until one has passed, or what it promised, it votes for nobody, unless this is its first boot.
     ///
     /// # Errors
     /// See [`BootError`].
@@ -181,6 +193,8 @@ impl Raft {
         }
         let mut random = Random::new(boot.seed ^ boot.replica.0.rotate_left(32));
         let applied = boot.state.slot;
+        let quiet_until =
+            if first_boot { Time(0) } else { boot.now.after(config.timing.election.max(meta.promise)) };
         let told = Told { ballot: Ballot::term(meta.term), leader: None, serving: false };
         let asking = Asking::new(random.number());
         let mut raft = Self {
@@ -195,8 +209,10 @@ impl Raft {
             state: boot.state,
             role: Role::Follower,
             leader: None,
-            quiet_until: if first_boot { Time(0) } else { boot.now.after(config.timing.election) },
+            quiet_until,
+            promised_until: quiet_until,
             election_due: boot.now,
+            quiescence: Quiescence::default(),
             committed: applied,
             delivered: applied,
             unapplied: VecDeque::new(),
@@ -212,7 +228,7 @@ impl Raft {
             acknowledge: None,
             told,
         };
-        if !raft.is_sole_voter() {
+        if !raft.is_sole_voter() || !raft.meta.promise.is_zero() {
             raft.rearm_election();
         }
         Ok(raft)
@@ -259,8 +275,7 @@ impl Raft {
         if entry.kind == Kind::Config
             && let Ok(config) = Config::decode(&entry.payload)
         {
-            self.members.append(entry.slot, config.clone());
-            self.outbox.push(Effect::Membership { config, at: entry.slot, committed: false });
+            self.enter_config(entry.slot, config);
         }
         self.uncommitted_bytes += entry.size_bytes();
         if self.outbox.is_full_for(entry.size_bytes(), self.config.batch_bytes_max) {
@@ -268,123 +283,6 @@ impl Raft {
         }
         self.outbox.put(entry.clone());
         self.log.append(entry);
-    }
-
-    fn on_message(&mut self, message: Message) -> Result<(), StepError> {
-        let from = message.from;
-        let bad = |why| StepError::BadMessage { from, why };
-        if message.to != self.id {
-            return Err(bad("for another replica"));
-        }
-        if from == self.id || !self.members.contains(from) {
-            return Err(bad("the sender is not a member"));
-        }
-        let (term, body) = wire::decode(&message).map_err(bad)?;
-        match &body {
-            // Neither raises the receiver's term: that is what a pre-vote is for.
-            Body::PreVote(candidacy) => {
-                self.on_pre_vote(from, term, *candidacy);
-                return Ok(());
-            }
-            Body::Vote(candidacy) if term > self.meta.term && !candidacy.transfer && self.hears_leader() => {
-                return Ok(());
-            }
-            Body::PreVoteReply(reply) if term <= self.meta.term => {
-                self.on_pre_vote_reply(from, *reply);
-                return Ok(());
-            }
-            _ => {}
-        }
-        if term < self.meta.term {
-            self.on_stale(from, &body);
-            return Ok(());
-        }
-        self.check_for_this_term(term, from, &body).map_err(bad)?;
-        if matches!(&body, Body::Append(append) if self.would_fall(append, &message.entries)) {
-            return Err(bad("terms fall along the log"));
-        }
-        if term > self.meta.term {
-            self.become_follower(term, None);
-        }
-        match body {
-            Body::PreVote(_) | Body::PreVoteReply(_) | Body::Stale(_) => Ok(()),
-            Body::Vote(candidacy) => {
-                self.on_vote(from, candidacy);
-                Ok(())
-            }
-            Body::VoteReply(reply) => {
-                self.on_vote_reply(from, reply);
-                Ok(())
-            }
-            Body::Append(append) => {
-                self.follow(from);
-                self.on_append(append, message.entries)
-            }
-            Body::AppendReply(reply) => {
-                self.on_append_reply(from, reply);
-                Ok(())
-            }
-            Body::Beat(beat) => {
-                self.follow(from);
-                self.on_beat(from, beat);
-                Ok(())
-            }
-            Body::BeatReply(reply) => {
-                self.on_beat_reply(from, reply);
-                Ok(())
-            }
-            Body::SnapshotOffer(offer) => {
-                self.follow(from);
-                self.on_snapshot_offer(from, offer);
-                Ok(())
-            }
-            Body::TimeoutNow(_) => {
-                self.on_timeout_now(from);
-                Ok(())
-            }
-            Body::ReadAsk(ask) => {
-                self.on_read_ask(from, ask);
-                Ok(())
-            }
-            Body::ReadReply(reply) => {
-                self.on_read_reply(from, reply);
-                Ok(())
-            }
-        }
-    }
-
-    /// What a peer cannot have said in this replica's term, before anything is changed.
-    fn check_for_this_term(&self, term: u64, from: ReplicaId, body: &Body) -> Result<(), &'static str> {
-        if matches!(body, Body::Append(_) | Body::Beat(_) | Body::SnapshotOffer(_))
-            && term == self.meta.term
-            && self.leader.is_some_and(|leader| leader != from)
-        {
-            return Err("a second leader in one term");
-        }
-        if term > self.meta.term {
-            return Ok(());
-        }
-        match (body, &self.role) {
-            (Body::AppendReply(reply), Role::Leader(_)) if Slot(reply.slot) > self.log.last() => {
-                Err("acknowledges what was never sent")
-            }
-            (Body::BeatReply(reply), Role::Leader(leader)) if reply.round > leader.reads.round() => {
-                Err("answers a round that was never asked")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A message of an earlier term. Whoever leads in it must learn that it is over, or a replica with a higher term that
-    /// nobody may vote for would stay apart for ever (the deadlock of pre-vote and check-quorum).
-    fn on_stale(&mut self, from: ReplicaId, body: &Body) {
-        match body {
-            Body::Append(_) | Body::Beat(_) | Body::SnapshotOffer(_) | Body::Vote(_) | Body::ReadAsk(_) => {
-                let message = self.message(from, Body::Stale(wire::Stale {}));
-                self.outbox.promise_term(message);
-            }
-            _ => {}
-        }
     }
 
     fn on_persisted(&mut self, mark: Mark) {
@@ -399,6 +297,7 @@ impl Raft {
 
     fn on_tick(&mut self) {
         match self.role {
+            _ if self.is_asleep() => {}
             Role::Leader(_) => self.tick_leader(),
             _ if self.now >= self.election_due => self.election_timeout(),
             _ => {}
@@ -419,14 +318,16 @@ impl Raft {
 impl Consensus for Raft {
     fn step(&mut self, now: Time, input: Input) -> Result<(), StepError> {
         self.now = self.now.max(now);
+        if !matches!(input, Input::Peer { .. }) {
+            self.wake_if_alone();
+        }
         match input {
             Input::Tick => self.on_tick(),
             Input::Message(message) => self.on_message(message)?,
-            // Heartbeats between nodes do not yet stand in for a group's own.
-            Input::Peer { .. } => {}
             Input::Propose { batch, only_in } => self.propose(batch, only_in)?,
             Input::ReadBarrier { id, mode } => self.read_barrier(id, mode)?,
-            Input::Reconfigure { .. } => return Err(StepError::Unsupported("membership change")),
+            Input::Peer { node, epoch, alive_until } => self.on_peer(node, epoch, alive_until),
+            Input::Reconfigure { id, changes } => self.reconfigure(id, &changes)?,
             Input::Transfer { id, to } => self.transfer(id, to)?,
             Input::Persisted(mark) => self.on_persisted(mark),
             Input::LogRead { id, result } => self.on_log_read(id, result)?,
@@ -442,13 +343,14 @@ impl Consensus for Raft {
     fn next_deadline(&self) -> Option<Time> {
         let election = self.config.timing.election;
         let role = match &self.role {
+            _ if self.is_asleep() => None,
             Role::Leader(leader) => {
                 let beat = (!leader.peers.is_empty()).then_some(leader.beat_due);
                 let stall = self.outbox.waits_since().map(|since| since.after(election));
                 let transfer = leader.transfer.as_ref().map(|transfer| transfer.until);
                 [beat, stall, transfer].into_iter().flatten().min()
             }
-            _ => self.members.config().is_voter(self.id).then_some(self.election_due),
+            _ => self.members.may_stand(self.id).then_some(self.election_due),
         };
         [role, self.read_retry_due()].into_iter().flatten().min()
     }
@@ -458,6 +360,7 @@ impl Consensus for Raft {
         if self.is_leader() {
             self.begin_read_round();
             self.send_appends();
+            self.retire_if_removed();
         }
         self.flush_acknowledgement();
         self.outbox.flush(self.ballot(), self.now);
@@ -475,7 +378,7 @@ impl Consensus for Raft {
                 .map(|(replica, peer)| Progress {
                     replica: *replica,
                     matched: peer.matched,
-                    active: self.is_active(peer),
+                    active: self.is_active(peer) || (self.is_asleep() && self.lives(*replica)),
                 })
                 .collect(),
             _ => Vec::new(),
@@ -505,7 +408,6 @@ impl Consensus for Raft {
 
 #[cfg(test)]
 mod tests {
-
     use bytes::Bytes;
     use conclave_consensus::NodeId;
 
@@ -537,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_no_replica_can_have_written_is_refused() {
-        let meta = Meta { term: 2, vote: None }.encode();
+        let meta = Meta { term: 2, ..Meta::default() }.encode();
         assert_eq!(refused(Boot { replica: ReplicaId(0), ..boot() }), BootError::Nobody);
         assert_eq!(refused(Boot { meta: Bytes::from_static(b"?"), ..boot() }), BootError::Meta);
         assert_eq!(
@@ -554,13 +456,5 @@ mod tests {
         );
         let bad = Entry { kind: Kind::Config, ..entry(1, 1) };
         assert!(matches!(refused(Boot { entries: vec![bad], meta, ..boot() }), BootError::Membership { .. }));
-    }
-
-    #[test]
-    fn reconfiguration_has_its_place() {
-        let mut raft = Raft::new(boot(), RaftConfig::default()).unwrap();
-        let change = conclave_consensus::MembershipChange::Remove(ReplicaId(2));
-        let input = Input::Reconfigure { id: ProposalId::NONE, change };
-        assert_eq!(raft.step(Time(0), input), Err(StepError::Unsupported("membership change")));
     }
 }

@@ -35,8 +35,14 @@ pub fn describe(message: &Message) -> String {
             format!("append-reply t{term} rejects {}, try {}/{}", r.slot, r.hint_slot, r.hint_term)
         }
         Body::AppendReply(r) => format!("append-reply t{term} holds {}", r.slot),
-        Body::Beat(b) => format!("beat t{term} commit {} round {}", b.committed, b.round),
-        Body::BeatReply(r) => format!("beat-reply t{term} round {}", r.round),
+        Body::Beat(b) => {
+            let sleep = if b.sleep { ", sleep" } else { "" };
+            format!("beat t{term} commit {} round {}{sleep}", b.committed, b.round)
+        }
+        Body::BeatReply(r) => {
+            let asleep = if r.asleep { ", asleep" } else { "" };
+            format!("beat-reply t{term} round {}{asleep}", r.round)
+        }
         Body::SnapshotOffer(o) => format!("snapshot-offer t{term} at least {}", o.at_least),
         Body::TimeoutNow(_) => format!("timeout-now t{term}"),
         Body::ReadAsk(a) => format!("read-ask t{term} #{}", a.context),

@@ -10,7 +10,9 @@ use conclave_consensus::{Ballot, Kind, ProposalId, ReplicaId, Slot};
 
 use crate::{
     core::{Leader, Raft, Role},
+    lease::Lease,
     progress::Peer,
+    quiescence::Drowsy,
     read::Confirming,
     wire::{Body, Candidacy, VoteReply},
 };
@@ -24,16 +26,16 @@ pub(crate) struct Candidate {
 }
 
 impl Raft {
-    /// Draws the next election timeout: between one and two of the configured (section 5.2 of the paper).
+    /// Draws the next election timeout: between one and two of the configured (section 5.2 of the paper), and not before a promise is over.
     pub(crate) fn rearm_election(&mut self) {
-        let election = self.config.timing.election;
-        self.election_due = self.now.after(self.random.between(election, election * 2));
+        let (least, election) = (self.quiet_span(), self.config.timing.election);
+        self.election_due = self.now.after(self.random.between(least, least + election));
     }
 
     /// Whether this replica must not help to depose a leader: it leads, heard one less than an election timeout ago, or may have
     /// promised one before it booted.
     pub(crate) fn hears_leader(&self) -> bool {
-        self.is_leader() || self.now < self.quiet_until
+        self.is_leader() || self.now < self.quiet_until || self.is_asleep()
     }
 
     /// Whether a candidate's log holds everything this one's does (section 5.4.1).
@@ -54,6 +56,7 @@ impl Raft {
     /// Enters a term as a follower, or steps down in the present one.
     pub(crate) fn become_follower(&mut self, term: u64, leader: Option<ReplicaId>) {
         if term > self.meta.term {
+            self.wake();
             self.meta.term = term;
             self.meta.vote = None;
             self.outbox.write_meta(self.meta.encode());
@@ -75,16 +78,17 @@ impl Raft {
 
     /// A message of the present term shows who leads in it.
     pub(crate) fn follow(&mut self, leader: ReplicaId) {
+        self.wake();
         if self.leader != Some(leader) || !matches!(self.role, Role::Follower) {
             self.become_follower(self.meta.term, Some(leader));
         }
-        self.quiet_until = self.now.after(self.config.timing.election);
+        self.quiet_until = self.quiet_until.max(self.now.after(self.quiet_span()));
         self.rearm_election();
     }
 
     /// Nothing was heard of a leader for long enough, or the last attempt came to nothing.
     pub(crate) fn election_timeout(&mut self) {
-        if !self.members.config().is_voter(self.id) || self.fetch.is_installing() || self.disk_stalls() {
+        if !self.members.may_stand(self.id) || self.fetch.is_installing() || self.disk_stalls() {
             // A replica without a vote, without a log it can vouch for, or whose disk hangs is no leader to wish for.
             self.rearm_election();
             return;
@@ -115,6 +119,7 @@ impl Raft {
         self.become_follower(self.meta.term + 1, None);
         self.rearm_election();
         self.meta.vote = Some(self.id);
+        self.meta.promise = std::time::Duration::ZERO;
         let voted_in = self.outbox.write_meta(self.meta.encode());
         self.role = Role::Candidate(Candidate { granted: BTreeSet::new(), voted_in });
         let body = Body::Vote(self.candidacy(transfer));
@@ -125,9 +130,22 @@ impl Raft {
         }
     }
 
+    /// Someone asks for a vote, so it does not sleep. Does the leader, it leads no more, whatever its node's life says.
+    pub(crate) fn wake_by_candidate(&mut self, from: ReplicaId, term: u64) {
+        if !self.is_asleep() || term < self.meta.term {
+            return;
+        }
+        if self.is_leader() {
+            self.wake();
+        } else if self.leader == Some(from) {
+            self.become_follower(self.meta.term, None);
+            self.wake();
+        }
+    }
+
     /// A pre-vote changes nothing here, least of all when a leader was last heard.
     pub(crate) fn on_pre_vote(&mut self, from: ReplicaId, term: u64, candidacy: Candidacy) {
-        if term >= self.meta.term && (self.hears_leader() || !self.members.config().is_voter(from)) {
+        if term >= self.meta.term && self.hears_leader() {
             return;
         }
         let granted = term >= self.meta.term && self.is_up_to_date(candidacy);
@@ -148,9 +166,6 @@ impl Raft {
     }
 
     pub(crate) fn on_vote(&mut self, from: ReplicaId, candidacy: Candidacy) {
-        if !self.members.config().is_voter(from) {
-            return;
-        }
         let free = self.meta.vote.is_none_or(|vote| vote == from) && self.leader.is_none();
         let granted = free && self.is_up_to_date(candidacy);
         if granted && self.meta.vote.is_none() {
@@ -195,6 +210,10 @@ impl Raft {
             beat_due: self.now.after(self.config.timing.heartbeat),
             reads: Confirming::default(),
             transfer: None,
+            lease: Lease::default(),
+            prefers_after: self.now.after(self.config.timing.election),
+            drowsy: Drowsy::default(),
+            leaving: Vec::new(),
         }));
         // Without an entry of its own term a leader cannot tell what is committed (sections 5.4.2 and 8).
         self.append(Kind::Noop, ProposalId::NONE, bytes::Bytes::new());
@@ -206,7 +225,7 @@ impl Raft {
         }
         self.fail_confirming_reads(leading.reads);
         if let Some(transfer) = leading.transfer {
-            self.end_transfer_unknown(&transfer);
+            self.end_transfer(&transfer, conclave_consensus::Outcome::Unknown);
         }
     }
 
@@ -227,6 +246,7 @@ impl Raft {
             return;
         }
         self.abort_late_transfer();
+        self.leave_joint_if_committed();
         self.beat_if_due();
     }
 }

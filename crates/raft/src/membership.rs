@@ -30,6 +30,17 @@ impl Members {
         self.config().nodes.contains_key(&replica)
     }
 
+    /// The configuration in force at a slot, if it is not forgotten.
+    pub(crate) fn at(&self, slot: Slot) -> Option<&Config> {
+        self.history.iter().rev().find(|(at, _)| *at <= slot).map(|(_, config)| config)
+    }
+
+    /// Whether a replica may have to lead: it votes in the configuration in force or, as long as that is not known to be committed, in one
+    /// before it. A leader that wrote the end of its own membership may be the only one whose log is complete (thesis, section 4.2.2).
+    pub(crate) fn may_stand(&self, replica: ReplicaId) -> bool {
+        self.history.iter().any(|(_, config)| config.is_voter(replica))
+    }
+
     pub(crate) fn append(&mut self, at: Slot, config: Config) {
         self.history.push((at, config));
     }

@@ -39,6 +39,12 @@ pub(crate) struct Peer {
     pub(crate) heard: Time,
     /// The last confirmation round it answered.
     pub(crate) round: u64,
+    /// When the last beat left that it answered with a promise: from then on it votes for nobody else ([`crate::lease`]).
+    pub(crate) vouches_from: Option<Time>,
+    /// The round in answer to which it said that it sleeps ([`crate::quiescence`]).
+    pub(crate) sleeps_since: Option<u64>,
+    /// Who should lead, as it says itself.
+    pub(crate) priority: u8,
     /// Send something even if there is nothing new: an acknowledgement is overdue.
     pub(crate) poke: bool,
     /// At the last beat an acknowledgement was awaited, and none has come since.
@@ -64,6 +70,9 @@ impl Peer {
             told: Slot(0),
             heard: now,
             round: 0,
+            vouches_from: None,
+            sleeps_since: None,
+            priority: 0,
             poke: false,
             overdue: false,
             read: None,

@@ -27,7 +27,7 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    fn add(&mut self, from: Slot, to: Slot) {
+    pub(crate) fn add(&mut self, from: Slot, to: Slot) {
         match self.runs.back_mut() {
             Some((_, last)) if last.next() == from => *last = to,
             _ => self.runs.push_back((from, to)),
@@ -73,8 +73,9 @@ impl Raft {
         let Role::Leader(leader) = &self.role else {
             return Err(StepError::NotLeader { leader: self.leader });
         };
-        if leader.transfer.is_some() {
-            // Soon another one's to take, or ours again: a matter of leadership, not of load.
+        if leader.transfer.is_some() || !self.members.config().is_voter(self.id) {
+            // Soon another one's to take, or ours again: a matter of leadership, not of load. What a leader took after the entry that
+            // removes it, it might never learn the end of.
             return Err(StepError::NotLeader { leader: None });
         }
         let size_bytes_max = self.config.entry_bytes_max;
@@ -93,6 +94,7 @@ impl Raft {
         if too_many || (unapplied > 0 && unapplied + count > self.config.unapplied_entries_max) {
             return Err(StepError::Busy);
         }
+        self.wake();
         let from = self.log.last().next();
         for proposal in batch {
             self.append(Kind::Command, proposal.id, proposal.payload);

@@ -51,6 +51,17 @@ impl Confirming {
         self.round
     }
 
+    /// Numbers another round.
+    pub(crate) fn begin(&mut self) -> u64 {
+        self.round += 1;
+        self.round
+    }
+
+    /// Whether no read waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.rounds.is_empty()
+    }
+
     fn readers(&self) -> impl Iterator<Item = &Reader> {
         self.waiting.iter().chain(self.rounds.iter().flat_map(|round| &round.readers))
     }
@@ -81,10 +92,17 @@ impl Asking {
 
 impl Raft {
     pub(crate) fn read_barrier(&mut self, id: ReadId, mode: ReadMode) -> Result<(), StepError> {
-        if let Role::Leader(leader) = &mut self.role {
+        if mode == ReadMode::Lease && self.holds_lease() {
+            self.outbox.push(Effect::ReadReady { id, at: self.committed });
+            return Ok(());
+        }
+        if let Role::Leader(leader) = &self.role {
             if leader.reads.locals >= self.config.reads_max {
                 return Err(StepError::Busy);
             }
+            self.wake();
+        }
+        if let Role::Leader(leader) = &mut self.role {
             leader.reads.locals += 1;
             leader.reads.waiting.push(Reader::Local(id));
             return Ok(());
@@ -109,9 +127,9 @@ impl Raft {
         if !serving || reads.waiting.is_empty() || reads.rounds.len() >= self.config.read_rounds_max {
             return;
         }
-        reads.round += 1;
+        let number = reads.begin();
         let readers = std::mem::take(&mut reads.waiting);
-        reads.rounds.push_back(Round { number: reads.round, at, readers });
+        reads.rounds.push_back(Round { number, at, readers });
         self.beat();
         self.confirm_reads();
     }

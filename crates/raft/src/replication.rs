@@ -273,7 +273,9 @@ impl Raft {
         if !self.fetch.is_installing() {
             self.commit_to(Slot(beat.committed).min(self.log.last()));
         }
-        let message = self.message(from, Body::BeatReply(BeatReply { round: beat.round }));
+        let asleep = beat.sleep && self.sleep_if_idle();
+        let priority = u32::from(self.config.priority);
+        let message = self.message(from, Body::BeatReply(BeatReply { round: beat.round, priority, asleep }));
         self.outbox.promise_term(message);
     }
 
@@ -283,12 +285,20 @@ impl Raft {
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
         peer.round = peer.round.max(reply.round);
+        peer.priority = u8::try_from(reply.priority).unwrap_or(u8::MAX);
+        peer.sleeps_since = reply.asleep.then_some(reply.round);
+        peer.vouches_from = peer.vouches_from.max(leader.lease.sent_by(reply.round));
         match &mut peer.mode {
             Mode::Probe { paused } => *paused = false,
             Mode::Replicate => peer.poke |= peer.awaits_acknowledgement() && peer.overdue,
             Mode::Snapshot => {}
         }
         self.confirm_reads();
+        if reply.asleep {
+            self.sleep_if_all_do();
+        } else {
+            self.wake();
+        }
     }
 
     /// Tells everyone that this replica leads, in time.
@@ -302,6 +312,12 @@ impl Raft {
         for peer in leader.peers.values_mut() {
             peer.overdue = peer.awaits_acknowledgement();
         }
+        if self.config.lease_drift_ppm.is_some() {
+            let round = leader.reads.begin();
+            leader.lease.note(round, self.now);
+        }
+        self.grow_drowsy();
+        let Role::Leader(leader) = &self.role else { return };
         let waiting: Vec<ReplicaId> = leader
             .peers
             .iter()
@@ -313,14 +329,18 @@ impl Raft {
             self.offer_snapshot(to);
         }
         self.retry_hand_over();
+        self.let_go();
+        self.promote_who_is_ready();
+        self.hand_to_preferred();
     }
 
     /// Sends a beat to everyone.
     pub(crate) fn beat(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        let round = leader.reads.round();
+        let (round, sleep) = (leader.reads.round(), leader.drowsy.asks());
+        let promise_us = u64::try_from(self.promise_asked().as_micros()).unwrap_or(u64::MAX);
         for (to, peer) in &leader.peers {
-            let beat = Beat { committed: self.committed.min(peer.matched).0, round };
+            let beat = Beat { committed: self.committed.min(peer.matched).0, round, promise_us, sleep };
             self.outbox.send(wire::message(self.id, *to, self.meta.term, Body::Beat(beat), Vec::new()));
         }
     }
@@ -345,6 +365,7 @@ impl Raft {
             && slot >= leader.began_at
         {
             self.commit_to(slot);
+            self.leave_joint_if_committed();
         }
     }
 }

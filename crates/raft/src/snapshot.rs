@@ -22,6 +22,10 @@ pub(crate) enum Fetch {
 }
 
 impl Fetch {
+    pub(crate) fn is_idle(&self) -> bool {
+        *self == Self::Idle
+    }
+
     pub(crate) fn is_installing(&self) -> bool {
         matches!(self, Self::Installing(_))
     }
@@ -54,8 +58,9 @@ impl Raft {
             return;
         }
         self.fetch = Fetch::Idle;
-        // From another node's disk, over the wire: a slot out of range, or a membership without this replica, is nobody's state.
-        if meta.slot.0 > SLOT_MAX || !meta.config.nodes.contains_key(&self.id) {
+        // From another node's disk, over the wire: a slot out of range, or a group without voters, is nobody's state. A membership without
+        // this replica may be: the entry that adds it may stand above the snapshot.
+        if meta.slot.0 > SLOT_MAX || meta.config.voters.is_empty() {
             return;
         }
         if self.is_leader() || meta.slot <= self.delivered || meta.ballot.round > self.meta.term {
@@ -77,6 +82,7 @@ impl Raft {
         self.committed = self.committed.max(meta.slot);
         self.recount_uncommitted();
         self.members.reset(meta.slot, meta.config.clone(), kept);
+        self.members.commit(self.committed);
         let (at, config) = self.members.in_force().clone();
         self.outbox.push(Effect::Membership { config, at, committed: self.members.is_settled() });
         self.delivery_read = None;
@@ -114,6 +120,9 @@ impl Raft {
         }
         if meta.slot < self.state.slot {
             return Ok(());
+        }
+        if self.members.at(meta.slot).is_some_and(|config| *config != meta.config) {
+            return Err(StepError::Broken("a checkpoint with another membership than that of its slot"));
         }
         let mut cut = meta.slot.0.saturating_sub(self.config.compaction_margin_entries) + 1;
         if let Role::Leader(leader) = &self.role {

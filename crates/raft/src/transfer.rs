@@ -2,13 +2,20 @@
 //!
 //! The leader stops taking proposals, waits until the heir's log is complete, and tells it to stand at once. If the heir has not
 //! taken over within an election timeout, the leader goes on as before.
+//!
+//! Where replicas have priorities, a leader does so by itself for a voter of a higher one than its own. Elections know nothing of priorities: a
+//! delayed candidacy would cost time whenever the preferred replica is away, a transfer costs a round trip when it is back.
 
 use conclave_consensus::{Effect, Outcome, ProposalId, ReplicaId, StepError, Time};
 
 use crate::{
     core::{Raft, Role},
+    progress::{Mode, Peer},
     wire::{Body, TimeoutNow},
 };
+
+/// How many election timeouts lie between two attempts to hand leadership to a replica of higher priority.
+const PREFER_ELECTIONS: u32 = 4;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transfer {
@@ -31,6 +38,7 @@ impl Raft {
         }
         let until = self.now.after(self.config.timing.election);
         leader.transfer = Some(Transfer { id, to, until });
+        self.wake();
         self.hand_over_if_ready(to);
         Ok(())
     }
@@ -41,6 +49,9 @@ impl Raft {
         let Some(transfer) = leader.transfer else { return };
         let complete = leader.peers.get(&replica).is_some_and(|peer| peer.matched == self.log.last());
         if transfer.to == replica && complete {
+            if let Role::Leader(leader) = &mut self.role {
+                leader.lease.bar();
+            }
             let message = self.message(replica, Body::TimeoutNow(TimeoutNow {}));
             self.outbox.send(message);
         }
@@ -57,13 +68,43 @@ impl Raft {
     pub(crate) fn abort_late_transfer(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         if let Some(late) = leader.transfer.take_if(|transfer| self.now >= transfer.until) {
-            self.outbox.push(Effect::Lost { id: late.id, outcome: Outcome::Dropped });
+            self.end_transfer(&late, Outcome::Dropped);
         }
     }
 
-    /// Leadership ended while it was handed over: `Role` tells who has it.
-    pub(crate) fn end_transfer_unknown(&mut self, transfer: &Transfer) {
-        self.outbox.push(Effect::Lost { id: transfer.id, outcome: Outcome::Unknown });
+    /// `Unknown`: leadership ended while it was handed over, and `Role` tells who has it. Nobody waits for what the leader began by itself.
+    pub(crate) fn end_transfer(&mut self, transfer: &Transfer, outcome: Outcome) {
+        if !transfer.id.is_none() {
+            self.outbox.push(Effect::Lost { id: transfer.id, outcome });
+        }
+    }
+
+    /// Hands leadership to a voter of higher priority that answers and holds what is committed: at most once in a while, so that one
+    /// that cannot take over costs the group little.
+    pub(crate) fn hand_to_preferred(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let config = self.members.config();
+        let quiet = leader.transfer.is_none() && self.members.is_settled() && !config.is_joint();
+        if !quiet || self.now < leader.prefers_after || !self.is_serving() {
+            return;
+        }
+        let fits = |id: &ReplicaId, peer: &Peer| {
+            peer.priority > self.config.priority
+                && config.voters.contains(id)
+                && self.is_active(peer)
+                && peer.mode == Mode::Replicate
+                && peer.matched >= self.committed
+        };
+        let fit = leader.peers.iter().filter(|(id, peer)| fits(id, peer));
+        let Some(heir) = fit.max_by_key(|(_, peer)| (peer.priority, peer.matched)).map(|(id, _)| *id) else {
+            return;
+        };
+        let until = self.now.after(self.config.timing.election * PREFER_ELECTIONS);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.prefers_after = until;
+        }
+        // It fits, so nothing is refused.
+        let _ = self.transfer(ProposalId::NONE, heir);
     }
 
     /// The leader wants this replica to lead.

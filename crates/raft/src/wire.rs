@@ -11,6 +11,8 @@ use prost::Message as _;
 pub(crate) const HEAD_BYTES_MAX: usize = 1_024;
 /// A term beyond this is no term: elections cannot have got there, and adding one must not overflow.
 pub(crate) const TERM_MAX: u64 = 1 << 62;
+/// An election timeout is at most an hour, and so is a promise not to vote.
+pub(crate) const PROMISE_US_MAX: u64 = 3_600_000_000;
 pub(crate) const SLOT_MAX: u64 = 1 << 62;
 const VERSION: u32 = 1;
 
@@ -118,12 +120,24 @@ pub(crate) struct Beat {
     /// The confirmation round of reads (thesis, section 6.4); comes back in the reply.
     #[prost(uint64, tag = "2")]
     pub(crate) round: u64,
+    /// For how long the answer promises not to vote for another ([`crate::lease`]), in microseconds; zero if the leader asks for no promise.
+    #[prost(uint64, tag = "3")]
+    pub(crate) promise_us: u64,
+    /// Nothing is to be done: sleep, if you hold all of it ([`crate::quiescence`]).
+    #[prost(bool, tag = "4")]
+    pub(crate) sleep: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct BeatReply {
     #[prost(uint64, tag = "1")]
     pub(crate) round: u64,
+    /// The sender's priority, at most 255 ([`crate::transfer`]).
+    #[prost(uint32, tag = "2")]
+    pub(crate) priority: u32,
+    /// It sleeps, as it was asked to.
+    #[prost(bool, tag = "3")]
+    pub(crate) asleep: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -161,6 +175,25 @@ pub(crate) struct ReadReply {
 pub(crate) struct Stale {}
 
 impl Body {
+    /// Whether only who was asked, or is served, says this: everything but what a leader or a candidate asks for.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self {
+            Self::PreVoteReply(_)
+            | Self::VoteReply(_)
+            | Self::AppendReply(_)
+            | Self::BeatReply(_)
+            | Self::ReadAsk(_)
+            | Self::ReadReply(_)
+            | Self::Stale(_) => true,
+            Self::PreVote(_)
+            | Self::Vote(_)
+            | Self::Append(_)
+            | Self::Beat(_)
+            | Self::SnapshotOffer(_)
+            | Self::TimeoutNow(_) => false,
+        }
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Append(_) => Class::Append,
@@ -205,6 +238,7 @@ pub(crate) fn decode(message: &Message) -> Result<(u64, Body), &'static str> {
             return Err("hint is not before the rejected slot");
         }
         Body::Beat(beat) if beat.committed > SLOT_MAX => return Err("slot out of range"),
+        Body::Beat(beat) if beat.promise_us > PROMISE_US_MAX => return Err("promise out of range"),
         Body::SnapshotOffer(offer) if offer.at_least > SLOT_MAX => return Err("slot out of range"),
         Body::ReadReply(reply) if reply.at > SLOT_MAX => return Err("slot out of range"),
         _ => {}

@@ -11,8 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, LogSlice, Mark, Message, NodeId,
-    Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, Consensus, Effect, Entry, Epoch, Input, Kind, LogOp, LogSlice, Mark,
+    MembershipChange, Message, NodeId, Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot,
+    SnapshotMeta, Status, StepError, Time,
 };
 use conclave_raft::{Raft, RaftConfig, describe};
 
@@ -72,6 +73,10 @@ pub(crate) struct Node {
     pub(crate) view: Disk,
     writes: VecDeque<Write>,
     pub(crate) delivered: Slot,
+    /// The membership in force at `delivered`.
+    applied_config: Config,
+    /// The last membership that was told, with its slot and whether it is committed.
+    pub(crate) told: Option<(Config, Slot, bool)>,
     pub(crate) fetching: Option<(Slot, ReplicaId)>,
     pub(crate) boots: u64,
     /// Proposals of this life without an outcome.
@@ -94,8 +99,20 @@ pub(crate) struct Cluster {
     pub(crate) answered: BTreeMap<ReadId, Option<Slot>>,
     pub(crate) memberships: usize,
     leaders: BTreeMap<u64, ReplicaId>,
-    initial: Config,
-    config: RaftConfig,
+    /// Every membership that was ever in force somewhere, by its slot.
+    configs: BTreeMap<Slot, Vec<Config>>,
+    pub(crate) config: RaftConfig,
+    /// Settings of single replicas.
+    pub(crate) configs_of: BTreeMap<ReplicaId, RaftConfig>,
+    /// By how many parts in a million a replica's clock is too fast (or slow).
+    pub(crate) drift_ppm: BTreeMap<ReplicaId, i64>,
+    /// How long a node counts as alive after it was heard, if nodes speak to each other at all; once a heartbeat.
+    pub(crate) alive_for: Option<Duration>,
+    next_alive: Time,
+    /// Until when a node (the second) counts as alive at another, and in which life.
+    alive: BTreeMap<(ReplicaId, ReplicaId), (u64, Time)>,
+    /// Reads that missed what was chosen before they were asked, if such are to be counted and not to fail the test.
+    pub(crate) stale_reads: Option<u64>,
     seed: u64,
     counter: u64,
 }
@@ -131,31 +148,42 @@ impl Cluster {
             answered: BTreeMap::new(),
             memberships: 0,
             leaders: BTreeMap::new(),
-            initial,
+            configs: [(Slot(0), vec![initial.clone()])].into(),
             config,
+            configs_of: BTreeMap::new(),
+            drift_ppm: BTreeMap::new(),
+            alive_for: None,
+            next_alive: Time(0),
+            alive: BTreeMap::new(),
+            stale_reads: None,
             seed,
             counter: 0,
         };
         for id in 1..=voters + learners {
-            let state = SnapshotMeta { config: cluster.initial.clone(), ..SnapshotMeta::default() };
-            let disk = Disk { first: 1, state, ..Disk::default() };
-            cluster.nodes.insert(
-                ReplicaId(id),
-                Node {
-                    raft: None,
-                    view: disk.clone(),
-                    disk,
-                    writes: VecDeque::new(),
-                    delivered: Slot(0),
-                    fetching: None,
-                    boots: 0,
-                    open: BTreeSet::new(),
-                    reads: BTreeMap::new(),
-                },
-            );
-            cluster.restart(ReplicaId(id));
+            cluster.add_node(ReplicaId(id), initial.clone());
         }
         cluster
+    }
+
+    /// A replica with an empty disk; with an empty membership it waits for a leader to tell it one.
+    pub(crate) fn add_node(&mut self, id: ReplicaId, config: Config) {
+        let state = SnapshotMeta { config, ..SnapshotMeta::default() };
+        let disk = Disk { first: 1, state, ..Disk::default() };
+        let node = Node {
+            raft: None,
+            view: disk.clone(),
+            disk,
+            writes: VecDeque::new(),
+            delivered: Slot(0),
+            applied_config: Config::default(),
+            told: None,
+            fetching: None,
+            boots: 0,
+            open: BTreeSet::new(),
+            reads: BTreeMap::new(),
+        };
+        self.nodes.insert(id, node);
+        self.restart(id);
     }
 
     pub(crate) fn ids(&self) -> Vec<ReplicaId> {
@@ -229,13 +257,15 @@ impl Cluster {
     }
 
     pub(crate) fn restart(&mut self, id: ReplicaId) {
-        let (now, config, seed) = (self.now, self.config, self.seed);
+        let (now, seed) = (self.clock(id), self.seed);
+        let config = self.configs_of.get(&id).copied().unwrap_or(self.config);
         let node = self.node(id);
         if node.raft.is_some() {
             return;
         }
         node.boots += 1;
         node.delivered = node.disk.state.slot;
+        node.applied_config = node.disk.state.config.clone();
         let boot = Boot {
             replica: id,
             meta: node.disk.meta.clone(),
@@ -248,15 +278,30 @@ impl Cluster {
                 .collect(),
             first: Slot(node.disk.first),
             now,
-            seed: seed ^ (node.boots << 32),
+            // So that no boot of one replica draws what a boot of another does.
+            seed: seed ^ node.boots.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         };
         node.raft = Some(Raft::new(boot, config).unwrap());
     }
 
     // ---- inputs ----
 
+    /// What a replica's clock shows.
+    pub(crate) fn clock(&self, id: ReplicaId) -> Time {
+        let rate = i128::from(1_000_000 + self.drift_ppm.get(&id).copied().unwrap_or(0));
+        Time(u64::try_from(i128::from(self.now.0) * rate / 1_000_000).unwrap())
+    }
+
+    /// When a replica wants to be stepped, in true time.
+    fn deadline(&self, id: ReplicaId) -> Option<Time> {
+        let due = self.nodes[&id].raft.as_ref()?.next_deadline()?;
+        let rate = i128::from(1_000_000 + self.drift_ppm.get(&id).copied().unwrap_or(0));
+        let true_due = (i128::from(due.0) * 1_000_000 + rate - 1) / rate;
+        Some(Time(u64::try_from(true_due).unwrap_or(u64::MAX)))
+    }
+
     pub(crate) fn step(&mut self, id: ReplicaId, input: Input) -> Result<(), StepError> {
-        let now = self.now;
+        let now = self.clock(id);
         let Some(raft) = self.node(id).raft.as_mut() else { return Ok(()) };
         let done = raft.step(now, input);
         assert!(!matches!(done, Err(StepError::Broken(_))), "{done:?}");
@@ -291,6 +336,21 @@ impl Cluster {
         self.counter += 1;
         let proposal = ProposalId { node: NodeId(id.0), sequence: self.counter };
         self.input(id, Input::Transfer { id: proposal, to }).map(|()| proposal)
+    }
+
+    pub(crate) fn reconfigure(
+        &mut self,
+        id: ReplicaId,
+        changes: &[MembershipChange],
+    ) -> Result<ProposalId, StepError> {
+        self.counter += 1;
+        let proposal = ProposalId { node: NodeId(id.0), sequence: self.counter };
+        self.step(id, Input::Reconfigure { id: proposal, changes: changes.to_vec() })?;
+        if self.nodes[&id].raft.is_some() {
+            self.node(id).open.insert(proposal);
+        }
+        self.drain(id);
+        Ok(proposal)
     }
 
     pub(crate) fn read(&mut self, id: ReplicaId, mode: ReadMode) -> ReadId {
@@ -352,7 +412,12 @@ impl Cluster {
             Effect::ReadReady { id: read, at } => {
                 self.say(format!("  {id} read {read} ready at {at}"));
                 let seen = self.node(id).reads.remove(&read).expect("a read is answered once");
-                assert!(at >= seen, "read {read} at {at} misses {seen}, chosen before it was asked");
+                match &mut self.stale_reads {
+                    Some(count) => *count += u64::from(at < seen),
+                    None => {
+                        assert!(at >= seen, "read {read} at {at} misses {seen}, chosen before it was asked")
+                    }
+                }
                 self.answered.insert(read, Some(at));
             }
             Effect::ReadFailed { id: read, why } => {
@@ -382,12 +447,24 @@ impl Cluster {
             Effect::InstallSnapshot { mark, meta } => {
                 self.say(format!("  {id} installs the snapshot of {}", meta.slot));
                 self.node(id).delivered = meta.slot;
+                self.node(id).applied_config = meta.config.clone();
                 let ops = vec![LogOp::Reset(meta)];
                 self.write(id, Write { mark: Some(mark), ops, then: Vec::new(), install: true });
             }
-            Effect::Membership { at, committed, .. } => {
+            Effect::Membership { config, at, committed } => {
                 self.memberships += 1;
                 self.say(format!("  {id} membership of {at} in force, committed: {committed}"));
+                let known = self.configs.entry(at).or_default();
+                if !known.contains(&config) {
+                    known.push(config.clone());
+                }
+                // Whoever a leader wants to write to is there, with nothing, whether or not the change is ever committed.
+                for added in config.nodes.keys() {
+                    if !self.nodes.contains_key(added) {
+                        self.add_node(*added, Config::default());
+                    }
+                }
+                self.node(id).told = Some((config, at, committed));
             }
             Effect::Role { ballot, leader, serving } => {
                 let who = leader.map_or("nobody".to_owned(), |leader| leader.to_string());
@@ -413,6 +490,9 @@ impl Cluster {
         assert_eq!(entry.slot, node.delivered.next(), "Commit is contiguous");
         node.delivered = entry.slot;
         node.open.remove(&entry.id);
+        if entry.kind == Kind::Config {
+            node.applied_config = Config::decode(&entry.payload).unwrap();
+        }
         assert!(node.disk.holds(entry.slot, entry.ballot), "committed before it was durable here");
         match self.lost.get(&entry.id) {
             Some(Outcome::Dropped) => panic!("{:?} was dropped, and chosen", entry.id),
@@ -428,7 +508,14 @@ impl Cluster {
             .filter(|(_, node)| node.disk.holds(entry.slot, entry.ballot))
             .map(|(id, _)| *id)
             .collect();
-        assert!(self.initial.is_commit_quorum(|id| holders.contains(&id)), "chosen before a quorum held it");
+        // A leader counts by the membership in force in its log: the last chosen one at or below the slot, or one that came after it.
+        let before = |(slot, entry): (&Slot, &Entry)| (entry.kind == Kind::Config).then_some(*slot);
+        let begin = self.chosen.range(..entry.slot).rev().find_map(before).unwrap_or(Slot(0));
+        let mut counts = self.configs.range(begin..).flat_map(|(_, configs)| configs);
+        assert!(
+            counts.any(|config| config.is_commit_quorum(|id| holders.contains(&id))),
+            "chosen before a quorum held it"
+        );
         self.chosen.insert(entry.slot, entry);
     }
 
@@ -472,7 +559,7 @@ impl Cluster {
     /// Brings the message at `place` of those under way.
     pub(crate) fn deliver_at(&mut self, place: usize) -> bool {
         let Some(message) = self.network.remove(place) else { return false };
-        if !self.is_cut(&message) && self.nodes[&message.to].raft.is_some() {
+        if !self.is_cut(&message) && self.nodes.get(&message.to).is_some_and(|node| node.raft.is_some()) {
             let _ = self.input(message.to, Input::Message(message));
         }
         true
@@ -494,7 +581,8 @@ impl Cluster {
         let end = self.now.after(span);
         loop {
             self.settle();
-            let due = self.nodes.values().filter_map(|node| node.raft.as_ref()?.next_deadline()).min();
+            let due = self.ids().into_iter().filter_map(|id| self.deadline(id));
+            let due = due.chain(self.nodes_due()).min();
             match due {
                 Some(due) if due <= end => self.tick_at(due),
                 _ => break,
@@ -505,12 +593,45 @@ impl Cluster {
 
     pub(crate) fn tick_at(&mut self, time: Time) {
         self.now = self.now.max(time);
+        self.nodes_speak();
         for id in self.ids() {
-            let due = self.nodes[&id].raft.as_ref().and_then(Consensus::next_deadline);
+            let due = self.deadline(id);
             if due.is_some_and(|due| due <= self.now) {
                 self.input(id, Input::Tick).unwrap();
             }
         }
+    }
+
+    fn nodes_due(&self) -> Option<Time> {
+        self.alive_for?;
+        self.alive.values().map(|(_, until)| *until).chain([self.next_alive]).min()
+    }
+
+    /// What a host hears of the other nodes, and what it tells its groups of it. Nodes are called after their replicas.
+    fn nodes_speak(&mut self) {
+        let Some(alive_for) = self.alive_for else { return };
+        if self.now >= self.next_alive {
+            self.next_alive = self.now.after(HEARTBEAT);
+            let ids = self.ids();
+            for (from, to) in ids.iter().flat_map(|from| ids.iter().map(|to| (*from, *to))) {
+                let up = self.nodes[&from].raft.is_some() && self.nodes[&to].raft.is_some();
+                if from != to && up && !self.cut.contains(&(from, to)) {
+                    let said = (self.nodes[&from].boots, self.now.after(alive_for));
+                    self.alive.insert((to, from), said);
+                    self.tell_of(to, from, said);
+                }
+            }
+        }
+        let now = self.now;
+        let silent: Vec<_> = self.alive.extract_if(.., |_, (_, until)| *until <= now).collect();
+        for ((to, from), said) in silent {
+            self.tell_of(to, from, said);
+        }
+    }
+
+    fn tell_of(&mut self, to: ReplicaId, from: ReplicaId, (epoch, until): (u64, Time)) {
+        let input = Input::Peer { node: NodeId(from.0), epoch: Epoch(epoch), alive_until: until };
+        self.input(to, input).unwrap();
     }
 
     pub(crate) fn isolate(&mut self, id: ReplicaId) {
@@ -535,7 +656,7 @@ impl Cluster {
     pub(crate) fn elect_this(&mut self, id: ReplicaId) {
         self.settle();
         for _ in 0..50 {
-            let due = self.nodes[&id].raft.as_ref().unwrap().next_deadline().unwrap();
+            let due = self.deadline(id).unwrap();
             self.now = self.now.max(due).after(ELECTION);
             self.input(id, Input::Tick).unwrap();
             self.settle();
@@ -557,10 +678,13 @@ impl Cluster {
     /// A checkpoint of everything delivered is durable; the core may cut its log.
     pub(crate) fn checkpoint(&mut self, id: ReplicaId) {
         let node = self.node(id);
-        let Some(raft) = &node.raft else { return };
+        if node.raft.is_none() {
+            return;
+        }
         let slot = node.delivered;
         let Some(entry) = node.view.entries.get(&slot) else { return };
-        let meta = SnapshotMeta { slot, ballot: entry.ballot, config: raft.status().config, generation: 0 };
+        let config = node.applied_config.clone();
+        let meta = SnapshotMeta { slot, ballot: entry.ballot, config, generation: 0 };
         if meta.slot <= node.disk.state.slot || node.view.state.slot > meta.slot {
             return;
         }

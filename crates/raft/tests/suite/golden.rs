@@ -1,7 +1,7 @@
 //! Transcripts of small stories. Each file says in prose what is to be seen; a change of one is to be understood, not just accepted
 //! (`UPDATE_EXPECT=1` writes them anew).
 
-use conclave_consensus::ReadMode;
+use conclave_consensus::{MembershipChange, NodeId, ReadMode};
 use conclave_raft::RaftConfig;
 use expect_test::{ExpectFile, expect_file};
 
@@ -130,6 +130,65 @@ fn transfer_of_leadership() {
         led_by_one(),
         &[
             ("hand leadership to replica 3", &|cluster| drop(cluster.transfer(replica(1), replica(3)))),
+            ("everything arrives and is synced", &Cluster::settle),
+        ],
+    );
+}
+
+#[test]
+fn idle_group_goes_to_sleep() {
+    let config = RaftConfig { quiesce: true, ..RaftConfig::default() };
+    let mut cluster = Cluster::with(3, 0, 1, config);
+    cluster.alive_for = Some(ELECTION / 2);
+    cluster.elect_this(replica(1));
+    check(
+        expect_file!["../../testdata/idle_group_goes_to_sleep.txt"],
+        "Three beats in a row find nothing to do, and the third asks the followers to sleep. They hold everything and know it to be
+         committed, and the leader's node lives: so they say that they sleep, and once both have, nobody sends anything. A proposal is
+         sent as if the group had been awake; the followers wake by it.",
+        cluster,
+        &[
+            ("four heartbeats pass", &|cluster| cluster.run(HEARTBEAT * 4)),
+            ("a minute passes", &|cluster| cluster.run(ELECTION * 60)),
+            ("a command", &|cluster| {
+                cluster.propose(replica(1), 1).unwrap();
+                cluster.settle();
+            }),
+        ],
+    );
+}
+
+#[test]
+fn membership_through_a_joint_configuration() {
+    check(
+        expect_file!["../../testdata/membership_through_a_joint_configuration.txt"],
+        "Replica 3 gives way to a replica on node 4, in one request. The joint configuration is in force as soon as it is appended: 1 and 2 are a
+         majority of the old voters and of the new ones, so it is chosen without the replica that is added. With that the leader appends
+         what follows on it. The one that leaves is written to until it knows that it is out; the one that is added begins with an
+         empty log and the number of a term in its id.",
+        led_by_one(),
+        &[
+            ("replace 3 by a replica on node 4", &|cluster| {
+                let changes = [MembershipChange::AddVoter(NodeId(4)), MembershipChange::Remove(replica(3))];
+                cluster.reconfigure(replica(1), &changes).unwrap();
+            }),
+            ("everything arrives and is synced", &Cluster::settle),
+        ],
+    );
+}
+
+#[test]
+fn leader_removed_from_its_group() {
+    check(
+        expect_file!["../../testdata/leader_removed_from_its_group.txt"],
+        "The leader is asked to remove itself. It leads until the last configuration is committed, and from its append on it does not count
+         itself: only with the acknowledgements of both 2 and 3 is that the case. Then it tells the commit, has one of them stand at
+         once, and goes.",
+        led_by_one(),
+        &[
+            ("remove replica 1", &|cluster| {
+                cluster.reconfigure(replica(1), &[MembershipChange::Remove(replica(1))]).unwrap();
+            }),
             ("everything arrives and is synced", &Cluster::settle),
         ],
     );

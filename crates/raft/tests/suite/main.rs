@@ -5,7 +5,12 @@
 mod cluster;
 mod garbage;
 mod golden;
+mod lease;
+mod membership;
 mod paper;
+mod partitions;
+mod priority;
+mod quiescence;
 mod replication;
 mod schedules;
 mod snapshots;

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use conclave_consensus::ReadMode;
+use conclave_consensus::{MembershipChange, NodeId, ReadMode};
 use conclave_raft::RaftConfig;
 use proptest::prelude::*;
 
-use crate::cluster::{Cluster, HEARTBEAT, replica};
+use crate::cluster::{Cluster, HEARTBEAT};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -28,6 +28,7 @@ enum Act {
     Checkpoint(u64),
     Fetch(u64),
     Transfer(u64, u64),
+    Reconfigure(Vec<(u8, u64)>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -53,9 +54,30 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// The same, and changes of membership: several at once, of replicas and nodes that may or may not be there.
+fn act_or_change() -> impl Strategy<Value = Act> {
+    let change = (0..4_u8, 1..8_u64);
+    prop_oneof![
+        9 => act(),
+        1 => prop::collection::vec(change, 1..4).prop_map(Act::Reconfigure),
+    ]
+}
+
+fn changes(cluster: &Cluster, of: &[(u8, u64)]) -> Vec<MembershipChange> {
+    let ids = cluster.ids();
+    let who = |at: u64| ids[usize::try_from(at).unwrap() % ids.len()];
+    let change = |(kind, at): &(u8, u64)| match kind {
+        0 => MembershipChange::AddLearner(NodeId(*at)),
+        1 => MembershipChange::AddVoter(NodeId(*at)),
+        2 => MembershipChange::Promote(who(*at)),
+        _ => MembershipChange::Remove(who(*at)),
+    };
+    of.iter().map(change).collect()
+}
+
 fn perform(cluster: &mut Cluster, act: &Act) {
-    let count = cluster.nodes.len() as u64;
-    let who = |id: u64| replica((id - 1) % count + 1);
+    let ids = cluster.ids();
+    let who = |id: u64| ids[usize::try_from(id - 1).unwrap() % ids.len()];
     let place = |cluster: &Cluster, at: usize| at % cluster.network.len().max(1);
     match *act {
         Act::Deliver(at) => {
@@ -89,7 +111,8 @@ fn perform(cluster: &mut Cluster, act: &Act) {
             let _ = cluster.propose(id, count);
         }
         Act::Read(id) => {
-            cluster.read(who(id), ReadMode::Follower);
+            let mode = if id % 2 == 0 { ReadMode::Lease } else { ReadMode::Follower };
+            cluster.read(who(id), mode);
         }
         Act::Crash(id) => cluster.crash(who(id)),
         Act::Restart(id) => cluster.restart(who(id)),
@@ -104,6 +127,11 @@ fn perform(cluster: &mut Cluster, act: &Act) {
         Act::Checkpoint(id) => cluster.checkpoint(who(id)),
         Act::Fetch(id) => {
             cluster.fetch(who(id));
+        }
+        Act::Reconfigure(ref of) => {
+            let at = cluster.serving().unwrap_or(who(1));
+            let changes = changes(cluster, of);
+            let _ = cluster.reconfigure(at, &changes);
         }
         Act::Transfer(from, to) => {
             let (from, to) = (cluster.serving().unwrap_or(who(from)), who(to));
@@ -136,7 +164,10 @@ fn config(tight: bool) -> RaftConfig {
 }
 
 fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
-    let mut cluster = Cluster::with(voters, 0, seed, config(tight));
+    play(Cluster::with(voters, 0, seed, config(tight)), seed, acts);
+}
+
+fn play(mut cluster: Cluster, seed: u64, acts: &[Act]) {
     if seed.is_multiple_of(2) {
         cluster.elect();
     }
@@ -148,25 +179,28 @@ fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
     for id in cluster.ids() {
         cluster.restart(id);
     }
-    let leader = cluster.elect();
-    for _ in 0..60 {
+    // A group may need a replica that needs a snapshot before anyone can serve.
+    for _ in 0..200 {
         cluster.run(HEARTBEAT);
         for id in cluster.ids() {
             cluster.fetch(id);
         }
     }
-    let leader = cluster.serving().unwrap_or(leader);
+    let leader = cluster.elect();
     let ids = cluster.propose(leader, 1).unwrap();
     cluster.run(HEARTBEAT * 20);
     let last = cluster.chosen.values().next_back().unwrap();
     assert_eq!(last.id, ids[0], "no progress after everything healed");
-    for id in cluster.ids() {
-        assert_eq!(
-            cluster.nodes[&id].delivered,
-            last.slot,
-            "{id} did not catch up: {:?}",
-            cluster.status(leader)
-        );
+    let config = cluster.status(leader).config;
+    assert!(!config.is_joint(), "a joint configuration was never left");
+    for id in config.members() {
+        let status = cluster.status(leader);
+        assert_eq!(cluster.nodes[&id].delivered, last.slot, "{id} did not catch up: {status:?}");
+        assert_eq!(cluster.status(id).config, config, "{id}");
+    }
+    // Who was removed, or whose addition came to nothing, is destroyed, and what it has not told is unknown.
+    for id in cluster.ids().into_iter().filter(|id| !config.nodes.contains_key(id)) {
+        cluster.crash(id);
     }
     cluster.check_outcomes();
 }
@@ -182,5 +216,32 @@ proptest! {
     #[test]
     fn five_replicas(seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
         explore(5, seed, tight, &acts);
+    }
+
+    /// Leases without a doubt about clocks, and replicas that are wished for as leaders.
+    #[test]
+    fn with_leases_and_priorities(seed: u64, tight: bool, acts in prop::collection::vec(act_or_change(), 1..120)) {
+        let config = RaftConfig { lease_drift_ppm: Some(0), ..config(tight) };
+        let mut cluster = Cluster::with(3, 0, seed, config);
+        for id in cluster.ids() {
+            let priority = u8::try_from(seed % 3).unwrap() * u8::try_from(id.0).unwrap();
+            cluster.configs_of.insert(id, RaftConfig { priority, ..config });
+            cluster.crash(id);
+            cluster.restart(id);
+        }
+        play(cluster, seed, &acts);
+    }
+
+    /// Groups that sleep whenever nothing happens.
+    #[test]
+    fn a_sleepy_group(voters in 1..6_u64, seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
+        let mut cluster = Cluster::with(voters, 0, seed, RaftConfig { quiesce: true, ..config(tight) });
+        cluster.alive_for = Some(HEARTBEAT * 5);
+        play(cluster, seed, &acts);
+    }
+
+    #[test]
+    fn a_changing_group(voters in 1..4_u64, seed: u64, tight: bool, acts in prop::collection::vec(act_or_change(), 1..150)) {
+        explore(voters, seed, tight, &acts);
     }
 }

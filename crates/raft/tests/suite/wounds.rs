@@ -440,10 +440,19 @@ fn strangers_and_misdirected_messages_are_refused() {
         assert_eq!(cluster.status(replica(2)), status);
     };
     refused(&mut cluster, Message { to: replica(3), ..message.clone() });
-    refused(&mut cluster, Message { from: replica(7), ..message.clone() });
+    refused(&mut cluster, Message { from: replica(0), ..message.clone() });
     refused(&mut cluster, Message { from: replica(2), ..message.clone() });
     refused(&mut cluster, Message { head: Bytes::from(vec![0; 2_000]), ..message.clone() });
     cluster.input(replica(2), Input::Message(Message { class: Class::Bulk, ..message })).unwrap();
+    // A stranger's answer counts for nobody, although its question is one.
+    cluster.network.clear();
+    cluster.now = cluster.now.after(ELECTION * 4);
+    cluster.input(replica(2), Input::Tick).unwrap();
+    let question = cluster.network[0].clone();
+    let to = question.to;
+    cluster.input(to, Input::Message(question)).unwrap();
+    let answer = cluster.network.iter().find(|message| message.to == replica(2)).unwrap().clone();
+    refused(&mut cluster, Message { from: replica(7), ..answer });
 }
 
 #[test]
