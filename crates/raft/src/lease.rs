@@ -32,7 +32,7 @@ use crate::core::{Raft, Role};
 const SENT_MAX: usize = 64;
 
 /// A leader's side.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Lease {
     /// When the beats of these rounds left, in order.
     sent: VecDeque<(u64, Time)>,

@@ -44,14 +44,14 @@ const IDLE_BEATS: u32 = 3;
 const NODES_MAX: usize = 4 * MEMBERS_MAX;
 
 /// What the host says of the nodes, and whether this replica sleeps by it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Quiescence {
     asleep: bool,
     nodes: BTreeMap<NodeId, (Epoch, Time)>,
 }
 
 /// A leader's way to sleep.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Drowsy {
     /// Beats in a row that found the group idle.
     idle_beats: u32,

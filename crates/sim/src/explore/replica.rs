@@ -224,7 +224,7 @@ impl Replica {
             Action::Remove(replica) => {
                 let id = ProposalId { node: NodeId(2), sequence: u64::from(replica) };
                 let change = MembershipChange::Remove(ReplicaId(u64::from(replica)));
-                match self.core.step(self.now, Input::Reconfigure { id, change }) {
+                match self.core.step(self.now, Input::Reconfigure { id, changes: vec![change] }) {
                     // Refused in this state, or not offered.
                     Err(_) => return Ok(None),
                     other => other,
