@@ -4,6 +4,9 @@
 //! word = magic:[u8; 8] crc:u32 length:u32 message:[u8; length]
 //! ```
 //! The dialer sends a word with a `Hello`, the other answers with one with an `Answer`, which either welcomes or says why not.
+//! A dialer may also *enquire*: it names no cluster and no receiver, is told who is here and in a second word whatever this node says about its
+//! cluster, and hangs up. So a node that is to join finds its cluster by an address.
+//!
 //! This layout is the same for all versions for ever; the messages are protobuf and gain fields. Both sides check both the cluster and the
 //! node, since an address may have been given to another machine. The version is the highest that both know.
 
@@ -27,6 +30,8 @@ pub const VERSION_MAX: u32 = 1;
 const MAGIC: [u8; 8] = *b"CONCLAVE";
 const PREFIX_BYTES: usize = 16;
 const WORD_BYTES_MAX: usize = 1024;
+/// The longest answer to an enquiry.
+const ABOUT_BYTES_MAX: usize = 256 << 10;
 
 /// Why two nodes do not talk to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +66,13 @@ pub enum Refusal {
     /// The dialer was removed from the cluster.
     #[error("node {:x} was removed from the cluster", _0.0)]
     Removed(NodeId),
+    /// The dialer's data directory is not the one that this node knows of the node: what it once promised is lost.
+    #[error(
+        "node {:x} came with another data directory than the one it is known by: its data was lost or replaced, and with it what it promised; \
+         remove the member and add it again as a new one",
+        _0.0
+    )]
+    Replaced(NodeId),
     /// A reason that only a newer version knows.
     #[error("refused for a reason unknown to this version (code {0})")]
     Other(u32),
@@ -74,6 +86,7 @@ impl Refusal {
             Self::Target { .. } => 3,
             Self::SameId(_) => 4,
             Self::Removed(_) => 5,
+            Self::Replaced(_) => 6,
             Self::Other(code) => code,
         }
     }
@@ -86,6 +99,7 @@ impl Refusal {
             Self::Target { .. } => "target",
             Self::SameId(_) => "same id",
             Self::Removed(_) => "removed",
+            Self::Replaced(_) => "replaced",
             Self::Other(_) => "other",
         }
     }
@@ -112,6 +126,84 @@ pub(crate) struct Identity {
     pub cluster: ClusterId,
     pub versions: (u32, u32),
     pub frame_bytes_max: usize,
+    pub incarnation: u64,
+}
+
+/// Decides who is let in, beyond cluster and version. Called from the transport's tasks, once a connection.
+pub trait Doorkeeper: Send + Sync + std::fmt::Debug {
+    /// Whether the node comes with the data directory that it is known by, or with its first. The first one is durably remembered when
+    /// this returns: what a node promises is worth something only as long as nobody else can come under its name.
+    fn recognises(&self, node: NodeId, incarnation: u64) -> bool;
+
+    /// What is said to those who enquire, in the embedding program's encoding; at most 256 KiB.
+    fn about(&self) -> bytes::Bytes;
+}
+
+/// Lets everybody in and says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenDoor;
+
+impl Doorkeeper for OpenDoor {
+    fn recognises(&self, _: NodeId, _: u64) -> bool {
+        true
+    }
+
+    fn about(&self) -> bytes::Bytes {
+        bytes::Bytes::new()
+    }
+}
+
+/// What came of an accepted connection's first word.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A peer, for a lane.
+    Peer(NodeId, Lane),
+    /// Somebody who was told and left.
+    Enquiry,
+}
+
+/// Who is at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// What it says about the cluster.
+    pub about: bytes::Bytes,
+}
+
+/// The second word to one who enquires.
+#[derive(Clone, PartialEq, Message)]
+struct AboutWord {
+    #[prost(bytes = "bytes", tag = "1")]
+    about: bytes::Bytes,
+}
+
+/// Asks who is at the other end of a dialed stream. `own` says who asks: node zero if it does not know yet.
+pub(crate) async fn enquire(
+    stream: &mut dyn Stream,
+    own: NodeId,
+    incarnation: u64,
+) -> Result<About, HandshakeError> {
+    let hello = Hello {
+        version_min: VERSION_MIN,
+        version_max: VERSION_MAX,
+        from: own.0,
+        incarnation,
+        enquires: true,
+        ..Hello::default()
+    };
+    write_word(stream, &hello).await?;
+    let answer: Answer = read_word(stream, WORD_BYTES_MAX).await?;
+    match answer.code {
+        0 => {}
+        5 => return Err(Refusal::Removed(own).into()),
+        6 => return Err(Refusal::Replaced(own).into()),
+        code => return Err(Refusal::Other(code).into()),
+    }
+    let AboutWord { about } = read_word(stream, ABOUT_BYTES_MAX).await?;
+    Ok(About { node: NodeId(answer.node), cluster: ClusterId(answer.cluster), about })
 }
 
 /// Introduces this node on a dialed stream and returns the longest frame that the peer takes.
@@ -128,9 +220,11 @@ pub(crate) async fn introduce(
         from: own.node.0,
         to: to.0,
         lane: lane as u32,
+        incarnation: own.incarnation,
+        enquires: false,
     };
     write_word(stream, &hello).await?;
-    let answer: Answer = read_word(stream).await?;
+    let answer: Answer = read_word(stream, WORD_BYTES_MAX).await?;
     let here = NodeId(answer.node);
     let same_cluster = check(own, answer.cluster, (answer.version_min, answer.version_max));
     match answer.code {
@@ -138,6 +232,7 @@ pub(crate) async fn introduce(
         3 => return Err(Refusal::Target { wanted: to, here }.into()),
         4 => return Err(Refusal::SameId(own.node).into()),
         5 => return Err(Refusal::Removed(own.node).into()),
+        6 => return Err(Refusal::Replaced(own.node).into()),
         code => return Err(same_cluster.err().unwrap_or(Refusal::Other(code)).into()),
     }
     if here != to {
@@ -151,17 +246,35 @@ pub(crate) async fn receive(
     stream: &mut dyn Stream,
     own: &Identity,
     removed: impl FnOnce(NodeId) -> bool,
-) -> Result<(NodeId, Lane), HandshakeError> {
-    let hello: Hello = read_word(stream).await?;
+    door: &dyn Doorkeeper,
+) -> Result<Arrival, HandshakeError> {
+    let hello: Hello = read_word(stream, WORD_BYTES_MAX).await?;
     let from = NodeId(hello.from);
+    // One that does not know yet who it is has nothing to be recognised by.
+    let recognised = || from == NodeId(0) || door.recognises(from, hello.incarnation);
     let lane = Lane::ALL.into_iter().find(|lane| *lane as u32 == hello.lane);
-    let verdict = check(own, hello.cluster, (hello.version_min, hello.version_max)).and_then(|()| {
-        if hello.to != own.node.0 {
+    let same_cluster = if hello.enquires {
+        Ok(())
+    } else {
+        check(own, hello.cluster, (hello.version_min, hello.version_max))
+    };
+    let verdict = same_cluster.and_then(|()| {
+        if hello.enquires {
+            if removed(from) {
+                Err(Refusal::Removed(from))
+            } else if recognised() {
+                Ok(())
+            } else {
+                Err(Refusal::Replaced(from))
+            }
+        } else if hello.to != own.node.0 {
             Err(Refusal::Target { wanted: NodeId(hello.to), here: own.node })
         } else if from == own.node {
             Err(Refusal::SameId(own.node))
         } else if removed(from) {
             Err(Refusal::Removed(from))
+        } else if !recognised() {
+            Err(Refusal::Replaced(from))
         } else {
             Ok(())
         }
@@ -180,7 +293,12 @@ pub(crate) async fn receive(
         let _ = stream.shutdown().await;
         return Err(refusal.into());
     }
-    Ok((from, lane.ok_or(HandshakeError::Foreign("it asks for an unknown lane"))?))
+    if hello.enquires {
+        write_word(stream, &AboutWord { about: door.about() }).await?;
+        let _ = stream.shutdown().await;
+        return Ok(Arrival::Enquiry);
+    }
+    Ok(Arrival::Peer(from, lane.ok_or(HandshakeError::Foreign("it asks for an unknown lane"))?))
 }
 
 fn check(own: &Identity, cluster: u64, theirs: (u32, u32)) -> Result<(), Refusal> {
@@ -210,7 +328,10 @@ fn word(message: &impl Message) -> BytesMut {
     word
 }
 
-async fn read_word<T: Message + Default>(stream: &mut dyn Stream) -> Result<T, HandshakeError> {
+async fn read_word<T: Message + Default>(
+    stream: &mut dyn Stream,
+    bytes_max: usize,
+) -> Result<T, HandshakeError> {
     let mut prefix = [0; PREFIX_BYTES];
     let mut filled = 0;
     // Looks at what came so far, so that a foreign client that then waits for us is told apart at once.
@@ -227,7 +348,7 @@ async fn read_word<T: Message + Default>(stream: &mut dyn Stream) -> Result<T, H
     }
     let mut fields = &prefix[MAGIC.len()..];
     let (crc, length) = (fields.get_u32_le(), fields.get_u32_le() as usize);
-    if length > WORD_BYTES_MAX {
+    if length > bytes_max {
         return Err(HandshakeError::Foreign("its handshake is too long"));
     }
     let mut body = vec![0; length];
@@ -255,8 +376,27 @@ fn guess(bytes: &[u8]) -> &'static str {
 mod tests {
     use super::*;
 
-    const OWN: Identity =
-        Identity { node: NodeId(2), cluster: ClusterId(7), versions: (1, 1), frame_bytes_max: 1024 };
+    const OWN: Identity = Identity {
+        node: NodeId(2),
+        cluster: ClusterId(7),
+        versions: (1, 1),
+        frame_bytes_max: 1024,
+        incarnation: 0,
+    };
+
+    /// Knows one data directory of everybody.
+    #[derive(Debug)]
+    struct Strict;
+
+    impl Doorkeeper for Strict {
+        fn recognises(&self, _: NodeId, incarnation: u64) -> bool {
+            incarnation != 13
+        }
+
+        fn about(&self) -> bytes::Bytes {
+            vec![b'x'; 4096].into()
+        }
+    }
 
     async fn meet(
         dialer: Identity,
@@ -264,10 +404,31 @@ mod tests {
         acceptor: Identity,
     ) -> (Result<usize, HandshakeError>, Result<(NodeId, Lane), HandshakeError>) {
         let (mut left, mut right) = tokio::io::duplex(4096);
-        tokio::join!(
-            introduce(&mut left, &dialer, to, Lane::Bulk),
-            receive(&mut right, &acceptor, |node| node == NodeId(99))
-        )
+        tokio::join!(introduce(&mut left, &dialer, to, Lane::Bulk), async {
+            match receive(&mut right, &acceptor, |node| node == NodeId(99), &Strict).await? {
+                Arrival::Peer(node, lane) => Ok((node, lane)),
+                Arrival::Enquiry => panic!("nobody enquired"),
+            }
+        })
+    }
+
+    #[tokio::test]
+    async fn who_enquires_is_told_whatever_cluster_it_thinks_it_is_of() {
+        let (mut left, mut right) = tokio::io::duplex(8192);
+        let (asked, answered) =
+            tokio::join!(enquire(&mut left, NodeId(0), 13), receive(&mut right, &OWN, |_| false, &Strict));
+        let about = asked.unwrap();
+        assert_eq!((about.node, about.cluster, about.about.len()), (NodeId(2), ClusterId(7), 4096));
+        assert!(matches!(answered, Ok(Arrival::Enquiry)));
+        for (node, refusal) in
+            [(NodeId(5), Refusal::Replaced(NodeId(5))), (NodeId(99), Refusal::Removed(NodeId(99)))]
+        {
+            let (mut left, mut right) = tokio::io::duplex(8192);
+            let removed = |node| node == NodeId(99);
+            let (asked, _) =
+                tokio::join!(enquire(&mut left, node, 13), receive(&mut right, &OWN, removed, &Strict));
+            assert!(matches!(asked, Err(HandshakeError::Refused(told)) if told == refusal), "{refusal}");
+        }
     }
 
     fn refusals(
@@ -314,6 +475,11 @@ mod tests {
             refusals(meet(Identity { node: NodeId(99), ..OWN }, NodeId(2), OWN).await),
             (removed, removed)
         );
+        let replaced = Refusal::Replaced(NodeId(1));
+        assert_eq!(
+            refusals(meet(Identity { incarnation: 13, ..one }, NodeId(2), OWN).await),
+            (replaced, replaced)
+        );
     }
 
     #[tokio::test]
@@ -327,14 +493,22 @@ mod tests {
         ] {
             let (mut left, mut right) = tokio::io::duplex(4096);
             left.write_all(bytes).await.unwrap();
-            let error = receive(&mut right, &OWN, |_| false).await.unwrap_err().to_string();
+            let error = receive(&mut right, &OWN, |_| false, &OpenDoor).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }
 
     #[test]
     fn the_first_word_never_changes() {
-        let hello = Hello { version_min: 1, version_max: 1, cluster: 0xc1, from: 1, to: 2, lane: 1 };
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            cluster: 0xc1,
+            from: 1,
+            to: 2,
+            lane: 1,
+            ..Hello::default()
+        };
         let hex: String = word(&hello).iter().map(|byte| format!("{byte:02x}")).collect();
         let prefix = "434f4e434c415645a7f9663121000000";
         let body = "0801100119c1000000000000002101000000000000002902000000000000003001";

@@ -46,13 +46,13 @@ use std::fmt;
 
 use conclave_consensus::NodeId;
 
-pub use handshake::{HandshakeError, Refusal, VERSION_MAX, VERSION_MIN};
+pub use handshake::{About, Doorkeeper, HandshakeError, OpenDoor, Refusal, VERSION_MAX, VERSION_MIN};
 pub use memory::{Link, MemoryNetwork, MemoryTransport};
 pub use packet::{Lane, Packet};
 pub use queue::QueueBounds;
 pub use stats::{Failure, LaneStats, PeerStats, TransportStats};
 pub use stream::{Acceptor, Connector, Plain, Stream, StreamFuture};
-pub use tcp::{BindError, TcpOptions, TcpTransport};
+pub use tcp::{BindError, TcpOptions, TcpTransport, enquire};
 
 /// Which cluster a node belongs to. Nodes of different clusters never exchange a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -132,6 +132,12 @@ pub(crate) struct Hello {
     pub to: u64,
     #[prost(uint32, tag = "6")]
     pub lane: u32,
+    /// Names the data directory of the sender; zero if it does not say.
+    #[prost(fixed64, tag = "7")]
+    pub incarnation: u64,
+    /// The sender only wants to know who is here; cluster and receiver are not looked at.
+    #[prost(bool, tag = "8")]
+    pub enquires: bool,
 }
 
 /// What the node that was dialed answers.

@@ -17,7 +17,7 @@ use super::{Alive, Shared};
 use crate::{
     Inbound, Lane, Stream,
     codec::{Decoder, FrameError},
-    handshake::{self, HandshakeError},
+    handshake::{self, Arrival, HandshakeError},
 };
 
 /// What one read may bring.
@@ -124,11 +124,12 @@ impl Visit {
             let mut stream = options.acceptor.accept(connection).await?;
             let identity = options.identity();
             let removed = |node| self.shared.removed.lock().contains(&node);
-            let (node, lane) = handshake::receive(&mut *stream, &identity, removed).await?;
-            Ok::<_, HandshakeError>((stream, node, lane))
+            let arrival = handshake::receive(&mut *stream, &identity, removed, &*options.doorkeeper).await?;
+            Ok::<_, HandshakeError>((stream, arrival))
         };
-        let (mut stream, node, lane) =
+        let (mut stream, arrival) =
             timeout(options.handshake_timeout, welcome).await.map_err(|_| Ended::Silent)??;
+        let Arrival::Peer(node, lane) = arrival else { return Ok(()) };
         if let Some(peer) = self.shared.peer(node) {
             peer.heard_of();
         }

@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     Acceptor, ClusterId, Connector, Inbound, Lane, Packet, PeerStats, Plain, QueueBounds, Transport,
     TransportStats,
-    handshake::{Identity, VERSION_MAX, VERSION_MIN},
+    handshake::{self, About, Doorkeeper, HandshakeError, Identity, OpenDoor, VERSION_MAX, VERSION_MIN},
     notices::Notices,
     stats::Counter,
 };
@@ -65,6 +65,10 @@ pub struct TcpOptions {
     pub backoff_max: Duration,
     /// The versions of the protocol to speak, least and highest.
     pub versions: (u32, u32),
+    /// Names this node's data directory, so that nobody comes back under its name without what it promised; zero does not say.
+    pub incarnation: u64,
+    /// Decides who is let in, and speaks to those who enquire.
+    pub doorkeeper: Arc<dyn Doorkeeper>,
     /// Makes outgoing streams.
     pub connector: Arc<dyn Connector>,
     /// Makes streams of accepted connections.
@@ -89,6 +93,8 @@ impl TcpOptions {
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
             versions: (VERSION_MIN, VERSION_MAX),
+            incarnation: 0,
+            doorkeeper: Arc::new(OpenDoor),
             connector: Arc::new(Plain),
             acceptor: Arc::new(Plain),
         }
@@ -100,7 +106,30 @@ impl TcpOptions {
             cluster: self.cluster,
             versions: self.versions,
             frame_bytes_max: self.frame_bytes_max,
+            incarnation: self.incarnation,
         }
+    }
+}
+
+/// Asks who is at `host:port`, and what it says about its cluster. `own` is the node that asks, zero if it does not know yet, with its data
+/// directory: so it learns whether it was removed, or is known by another directory.
+///
+/// # Errors
+/// If nobody answers as a Conclave peer within `patience`, or the answer is a refusal.
+pub async fn enquire(
+    connector: &dyn Connector,
+    address: &str,
+    own: NodeId,
+    incarnation: u64,
+    patience: Duration,
+) -> Result<About, HandshakeError> {
+    let asking = async {
+        let mut stream = connector.dial(address).await?;
+        handshake::enquire(&mut *stream, own, incarnation).await
+    };
+    match tokio::time::timeout(patience, asking).await {
+        Ok(told) => told,
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
     }
 }
 
