@@ -234,6 +234,10 @@ impl Replay {
             let start = reader.position();
             let Some(record) = reader.next()? else { return Ok(()) };
             if let Record::Floor(floor) = record {
+                // What was live when it was written is at most live here: older segments may be gone, and they go in order.
+                if floor > usage.oldest_needed() {
+                    return Err("a floor above entries that are live");
+                }
                 self.floor = self.floor.max(floor);
                 continue;
             }

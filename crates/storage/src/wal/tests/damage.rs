@@ -168,6 +168,31 @@ fn damage_of_a_segments_first_frame_is_told_where_it_stands() {
     }
 }
 
+/// No version writes such a record; a log that believed it would let live entries go.
+#[test]
+fn a_floor_above_live_entries_is_damage() {
+    let group = conclave_consensus::GroupId(1);
+    let disk = FaultDisk::default();
+    let log = open(&disk).unwrap();
+    log.append(&[(group, vec![put(1, 1, 50)])]).unwrap();
+    log.sync().unwrap();
+    let stamp = frame::Stamp { log_id: log.log_id(), segment: 1 };
+    drop(log);
+    let mut files = disk.files();
+    let bytes = files.values_mut().next().unwrap();
+    let (header, _) = frame::at(bytes, segment::HEADER_BYTES, stamp).unwrap();
+    let end = segment::HEADER_BYTES + header.frame_bytes();
+    let mut lie = Vec::new();
+    let start = frame::begin(&mut lie, crate::HOST_GROUP);
+    crate::wal::record::encode_floor(&mut lie, 7);
+    frame::finish(&mut lie, start, stamp, header.lsn + 1, header.lsn);
+    bytes[end..end + lie.len()].copy_from_slice(&lie);
+    match open(&FaultDisk::holding(&files)) {
+        Err(LogError::Damaged { offset, .. }) => assert_eq!(offset, end as u64),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn damage_is_found_while_reading_too() {
     use conclave_consensus::{GroupId, Slot, SlotRange};
