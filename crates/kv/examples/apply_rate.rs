@@ -132,7 +132,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut mebibytes = |default: usize| {
         arguments.next().map_or(Ok(default), |text| text.parse()).map(|mebibytes: usize| mebibytes << 20)
     };
-    let options = Options { value_cache_bytes: mebibytes(Options::default().value_cache_bytes >> 20)? };
+    let options = Options {
+        value_cache_bytes: mebibytes(Options::default().value_cache_bytes >> 20)?,
+        ..Options::default()
+    };
     let blocks = LsmOptions { cache_bytes: mebibytes(32)? as u64 };
     let pending_bytes_max = mebibytes(24)?;
     let store: Arc<dyn StateStore> = if on_disk {
@@ -141,7 +144,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     } else {
         MemoryEngine::new().store(GROUP, 0)?
     };
-    let (machine, reader) = Machine::open(store.clone(), options)?;
+    let (machine, reader) = Machine::open(store.clone(), options.clone())?;
     let mut host = Host {
         machine,
         slot: Slot(0),

@@ -2,13 +2,14 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave_api::{
-    conclave::kv::v1::{Command, command::Operation},
+    conclave::kv::v1::{Command, RegisterNode, UnregisterNode, command::Operation},
     errors::EtcdError,
     etcdserverpb::{
         CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
         PutResponse, TxnRequest, TxnResponse,
     },
 };
+use conclave_consensus::NodeId;
 use conclave_storage::StateError;
 use prost::{
     Message,
@@ -49,6 +50,19 @@ pub fn compaction(request: &CompactionRequest) -> Bytes {
     encode(Revision::Next, 5, request)
 }
 
+/// Notes, or replaces, where the other nodes reach one, as a command: at most [`PEER_URLS_MAX`](crate::registry::PEER_URLS_MAX) URLs of at
+/// most [`PEER_URL_BYTES_MAX`](crate::registry::PEER_URL_BYTES_MAX) bytes. It takes no revision.
+#[must_use]
+pub fn register_node(id: NodeId, peer_urls: &[String]) -> Bytes {
+    encode(Revision::Next, 6, &RegisterNode { id: id.0, peer_urls: peer_urls.to_vec() })
+}
+
+/// Forgets a node, as a command. It takes no revision, and has no effect on a node that is not known.
+#[must_use]
+pub fn unregister_node(id: NodeId) -> Bytes {
+    encode(Revision::Next, 7, &UnregisterNode { id: id.0 })
+}
+
 /// Encodes a [`Command`] around a borrowed request, which the generated type could only do around an owned one.
 fn encode(revision: Revision, field: u32, request: &impl Message) -> Bytes {
     let request_bytes = request.encoded_len();
@@ -82,6 +96,12 @@ pub enum KvError {
     /// A minted revision that is not above the group's: another must be minted.
     #[error("the revision minted for the command is not above the group's last one")]
     RevisionPassed,
+    /// One node more than a group knows at most.
+    #[error("too many nodes are registered")]
+    TooManyNodes,
+    /// A node to register with more URLs, or longer ones, than are allowed.
+    #[error("the node has too many or too long peer URLs")]
+    NodeTooLarge,
     /// Bytes that are no command.
     #[error("malformed command")]
     Malformed,
@@ -115,6 +135,8 @@ pub enum Reply {
     Txn(TxnResponse),
     /// To a compaction.
     Compaction(CompactionResponse),
+    /// To the registration of a node, or the end of it.
+    Registry,
 }
 
 const TAG_ERROR: u8 = 0;
@@ -122,10 +144,13 @@ const TAG_PUT: u8 = 1;
 const TAG_DELETE_RANGE: u8 = 2;
 const TAG_TXN: u8 = 3;
 const TAG_COMPACTION: u8 = 4;
+const TAG_REGISTRY: u8 = 5;
 
 /// Numbers for errors that are not etcd's, above all of etcd's.
 const ERROR_REVISION_PASSED: u16 = 0xff01;
 const ERROR_MALFORMED: u16 = 0xff02;
+const ERROR_TOO_MANY_NODES: u16 = 0xff03;
+const ERROR_NODE_TOO_LARGE: u16 = 0xff04;
 
 impl Reply {
     /// Encodes the outcome of a command: a tag byte, then the response, or the error's number.
@@ -135,10 +160,13 @@ impl Reply {
             Ok(Self::DeleteRange(response)) => tagged(TAG_DELETE_RANGE, response),
             Ok(Self::Txn(response)) => tagged(TAG_TXN, response),
             Ok(Self::Compaction(response)) => tagged(TAG_COMPACTION, response),
+            Ok(Self::Registry) => Bytes::from_static(&[TAG_REGISTRY]),
             Err(error) => {
                 let number = match error {
                     KvError::Etcd(error) => error.number(),
                     KvError::RevisionPassed => ERROR_REVISION_PASSED,
+                    KvError::TooManyNodes => ERROR_TOO_MANY_NODES,
+                    KvError::NodeTooLarge => ERROR_NODE_TOO_LARGE,
                     // The other two never come out of `apply`.
                     KvError::Malformed | KvError::Unimplemented(_) | KvError::Engine(_) => ERROR_MALFORMED,
                 };
@@ -161,8 +189,11 @@ impl Reply {
             TAG_DELETE_RANGE => Ok(Self::DeleteRange(DeleteRangeResponse::decode(bytes).map_err(malformed)?)),
             TAG_TXN => Ok(Self::Txn(TxnResponse::decode(bytes).map_err(malformed)?)),
             TAG_COMPACTION => Ok(Self::Compaction(CompactionResponse::decode(bytes).map_err(malformed)?)),
+            TAG_REGISTRY if bytes.is_empty() => Ok(Self::Registry),
             TAG_ERROR => Err(match bytes.try_get_u16() {
                 Ok(ERROR_REVISION_PASSED) => KvError::RevisionPassed,
+                Ok(ERROR_TOO_MANY_NODES) => KvError::TooManyNodes,
+                Ok(ERROR_NODE_TOO_LARGE) => KvError::NodeTooLarge,
                 Ok(number) => EtcdError::from_number(number).map_or(KvError::Malformed, KvError::Etcd),
                 Err(_) => KvError::Malformed,
             }),
@@ -192,6 +223,8 @@ mod tests {
         assert!(decode(txn(Revision::Next, &TxnRequest::default())).is_ok());
         assert!(decode(compaction(&CompactionRequest::default())).is_ok());
         assert!(decode(delete_range(Revision::Next, &DeleteRangeRequest::default())).is_ok());
+        assert!(decode(register_node(NodeId(7), &["http://a:1".to_owned()])).is_ok());
+        assert!(decode(unregister_node(NodeId(7))).is_ok());
     }
 
     #[test]
@@ -209,7 +242,13 @@ mod tests {
 
     #[test]
     fn errors_survive_a_reply() {
-        for error in [KvError::Etcd(EtcdError::Compacted), KvError::RevisionPassed, KvError::Malformed] {
+        for error in [
+            KvError::Etcd(EtcdError::Compacted),
+            KvError::RevisionPassed,
+            KvError::TooManyNodes,
+            KvError::NodeTooLarge,
+            KvError::Malformed,
+        ] {
             let text = error.to_string();
             assert_eq!(Reply::decode(Reply::encode(&Err(error))).unwrap_err().to_string(), text);
         }

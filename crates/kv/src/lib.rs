@@ -29,6 +29,10 @@
 //! [`apply`](conclave_storage::StateMachine::apply); hand clones of the [`Reader`] to whoever reads. Proposers check requests
 //! with [`validate`] first and wrap them with [`command`]; [`Reply::decode`] reads what `apply` answered.
 //!
+//! # Beside the keys
+//! A group also knows the nodes it may run on ([`registry`]). They are replicated and are in checkpoints and snapshots; revisions, hashes
+//! and the history do not know of them.
+//!
 //! # Deviations from etcd
 //! * Keys end at [`KEY_BYTES_MAX`]; a longer one is "request is too large".
 //! * A deletion "from a key on" that overlaps a put of the same transaction is a duplicate key; etcd overlooks it.
@@ -47,13 +51,16 @@ mod machine;
 mod pages;
 mod range;
 mod reader;
+pub mod registry;
 mod snapshot;
 mod state;
 mod txn;
 pub mod validate;
 
 pub use command::{KvError, Reply};
+pub use conclave_api::conclave::kv::v1::RegisteredNode;
 pub use machine::{Machine, OpenError, Options};
 pub use range::RangeStream;
 pub use reader::{Reader, Stats};
+pub use registry::StoreObserver;
 pub use validate::{KEY_BYTES_MAX, Limits};

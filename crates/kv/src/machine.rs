@@ -18,6 +18,7 @@ use crate::{
     pages::View,
     range::header,
     reader::Reader,
+    registry::StoreObserver,
     snapshot::{Sink, Source},
     state::{Shared, State},
     txn::Evaluation,
@@ -30,16 +31,18 @@ const SLICE_ENTRIES: usize = 64;
 const RETIRED_MAX: usize = 1024;
 
 /// How a store is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How many bytes of values stay in memory; others are read from the engine. Those that no checkpoint contains yet count,
     /// and stay in any case. Keys and numbers come on top, about 150 bytes a key. Default 64 MiB.
     pub value_cache_bytes: usize,
+    /// Who is told of changes to what the group knows beside its keys. Default nobody.
+    pub observer: Option<Arc<dyn StoreObserver>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { value_cache_bytes: 64 << 20 }
+        Self { value_cache_bytes: 64 << 20, observer: None }
     }
 }
 
@@ -85,6 +88,12 @@ impl Machine {
         Reader { shared: self.shared.clone() }
     }
 
+    fn tell(&self) {
+        if let Some(observer) = &self.options.observer {
+            observer.nodes_changed();
+        }
+    }
+
     /// Applies one command. `state` is given up for a while if the command takes more than one step.
     fn command(
         shared: &Shared,
@@ -93,18 +102,16 @@ impl Machine {
         answers: bool,
     ) -> Result<Reply, KvError> {
         let (revision, operation) = command::decode(payload)?;
-        if let Operation::Compaction(request) = &operation {
-            return compact(state, request);
-        }
         let before = View { revision: state.top, incarnation: state.incarnation };
-        let revision = match revision {
+        let minted = || match revision {
             // Nothing else could be told apart from wrapping around; 2^63 revisions are not reached in practice.
-            Revision::Next => before.revision.checked_add(1).ok_or(KvError::RevisionPassed)?,
-            Revision::At(revision) if revision > before.revision => revision,
-            Revision::At(_) => return Err(KvError::RevisionPassed),
+            Revision::Next => before.revision.checked_add(1).ok_or(KvError::RevisionPassed),
+            Revision::At(revision) if revision > before.revision => Ok(revision),
+            Revision::At(_) => Err(KvError::RevisionPassed),
         };
         match operation {
             Operation::Put(request) => {
+                let revision = minted()?;
                 validate::validate_put(&request, &Limits::NONE)?;
                 if is_plain(&request, answers) {
                     state.put(&request.key, &request.value, 0, revision, 0);
@@ -119,6 +126,7 @@ impl Machine {
                 })
             }
             Operation::DeleteRange(request) => {
+                let revision = minted()?;
                 validate::validate_delete_range(&request, &Limits::NONE)?;
                 RwLockWriteGuard::unlocked(state, || {
                     let mut evaluation = Evaluation::new(shared, before, revision, answers);
@@ -128,6 +136,7 @@ impl Machine {
                 })
             }
             Operation::Txn(request) => {
+                let revision = minted()?;
                 validate::validate_txn(&request, &Limits::NONE)?;
                 RwLockWriteGuard::unlocked(state, || {
                     let mut evaluation = Evaluation::new(shared, before, revision, answers);
@@ -137,6 +146,11 @@ impl Machine {
                 })
             }
             Operation::Compaction(request) => compact(state, &request),
+            Operation::RegisterNode(node) => state.registry.register(node).map(|()| Reply::Registry),
+            Operation::UnregisterNode(node) => {
+                state.registry.unregister(node.id);
+                Ok(Reply::Registry)
+            }
         }
     }
 }
@@ -165,6 +179,7 @@ impl StateMachine for Machine {
     fn apply(&mut self, entries: &[Entry], waits: &dyn Fn(ProposalId) -> bool, replies: &mut Replies) {
         for slice in entries.chunks(SLICE_ENTRIES) {
             let mut state = self.shared.state.write();
+            let nodes_version = state.registry.version;
             for entry in slice {
                 if entry.slot <= self.applied {
                     continue;
@@ -184,6 +199,11 @@ impl StateMachine for Machine {
                 }
             }
             state.evict();
+            let nodes_changed = state.registry.version != nodes_version;
+            drop(state);
+            if nodes_changed {
+                self.tell();
+            }
         }
     }
 
@@ -229,15 +249,20 @@ impl StateMachine for Machine {
         let Shared { state, store, .. } = &*self.shared;
         let incarnation = state.read().incarnation + 1;
         let built = store.built(meta.generation)?;
-        let (loaded, _) = State::load(&*built, self.options.value_cache_bytes, incarnation)?;
+        let (mut loaded, _) = State::load(&*built, self.options.value_cache_bytes, incarnation)?;
         // While the view lives the old generation's files do: deleting them would keep readers waiting.
         let last = store.view();
         let mut state = state.write();
         store.switch(meta.generation)?;
+        loaded.registry.succeed(&state.registry);
+        let nodes_changed = loaded.registry.version != state.registry.version;
         let old = std::mem::replace(&mut *state, loaded);
         drop(state);
         self.applied = meta.slot;
         drop((old, last, built));
+        if nodes_changed {
+            self.tell();
+        }
         Ok(())
     }
 }

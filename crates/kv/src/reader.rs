@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use conclave_api::{
+    conclave::kv::v1::RegisteredNode,
     errors::EtcdError,
     etcdserverpb::{HashKvResponse, HashResponse, RangeRequest, RangeResponse},
 };
@@ -88,6 +89,18 @@ impl Reader {
     #[must_use]
     pub fn compact_revision(&self) -> i64 {
         self.shared.state.read().compacted
+    }
+
+    /// The registered nodes, by id.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<RegisteredNode> {
+        self.shared.state.read().registry.nodes()
+    }
+
+    /// Counts the changes of [`nodes`](Self::nodes) since the store was opened, for who looks again and again.
+    #[must_use]
+    pub fn nodes_version(&self) -> u64 {
+        self.shared.state.read().registry.version
     }
 
     /// A checksum of everything that can be read now. Reads the whole history.

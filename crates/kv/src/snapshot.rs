@@ -14,6 +14,7 @@ use prost::Message;
 
 use crate::{
     layout::{self, FORMAT, GENERATIONS, damaged},
+    registry::Registry,
     state::read_record,
 };
 
@@ -200,6 +201,7 @@ fn read_header(header: SnapshotHeader, generation: u64) -> Result<Checkpoint, St
     if !cursor.is_empty() && **cursor != [GENERATIONS] {
         layout::split_generation_key(cursor)?;
     }
+    Registry::load(record.nodes)?;
     let ballot = Ballot {
         config: header.ballot_config,
         round: header.ballot_round,

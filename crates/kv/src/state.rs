@@ -18,6 +18,7 @@ use crate::{
     interval::Interval,
     keymap::KeyMap,
     layout::{self, FORMAT, INDEX, Numbers},
+    registry::Registry,
 };
 
 /// The revision of a store in which nothing was ever written.
@@ -85,6 +86,8 @@ pub(crate) struct State {
     pub(crate) last_deletion: i64,
     /// How many keys exist.
     pub(crate) live_keys: u64,
+    /// The nodes that the group knows.
+    pub(crate) registry: Registry,
     /// Counts the snapshots installed: a read that spans one must begin again.
     pub(crate) incarnation: u64,
     /// Reused to join key and value.
@@ -98,7 +101,7 @@ impl State {
         value_cache_bytes: usize,
         incarnation: u64,
     ) -> Result<(Self, CheckpointRecord), StateError> {
-        let record = match view.checkpoint() {
+        let mut record = match view.checkpoint() {
             Some(checkpoint) => read_record(&checkpoint.record)?,
             None => CheckpointRecord {
                 format: FORMAT,
@@ -130,6 +133,7 @@ impl State {
         }
         let state = Self {
             live_keys: keys.len() as u64,
+            registry: Registry::load(std::mem::take(&mut record.nodes))?,
             keys,
             head: Head::default(),
             cached_bytes: 0,
@@ -319,6 +323,7 @@ impl State {
             readable_revision: self.readable,
             compact_revision: self.compacted,
             last_deletion_revision: self.last_deletion,
+            nodes: self.registry.nodes(),
             ..CheckpointRecord::default()
         }
     }

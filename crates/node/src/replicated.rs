@@ -154,8 +154,10 @@ pub(crate) fn start(
     let state = engine.store(DATA, generation)?;
     let membership = Membership::of_voters(replicas(bootstrap));
     let checkpoint: Option<SnapshotMeta> = state.checkpoint().map(|checkpoint| checkpoint.meta);
-    let (machine, reader) =
-        Machine::open(Arc::clone(&state), conclave_kv::Options { value_cache_bytes: VALUE_CACHE_BYTES })?;
+    let (machine, reader) = Machine::open(
+        Arc::clone(&state),
+        conclave_kv::Options { value_cache_bytes: VALUE_CACHE_BYTES, ..conclave_kv::Options::default() },
+    )?;
 
     let replica = replica_of(bootstrap);
     // Differs between replicas and between boots; what it decides (timeouts) need not be secret.

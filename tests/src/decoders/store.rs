@@ -23,7 +23,8 @@ fn store() -> Arc<dyn StateStore> {
 }
 
 fn machine() -> (Machine, Reader) {
-    Machine::open(store(), Options { value_cache_bytes: 1 << 20 }).expect("an empty store")
+    Machine::open(store(), Options { value_cache_bytes: 1 << 20, ..Options::default() })
+        .expect("an empty store")
 }
 
 fn entry(slot: u64, payload: Bytes) -> Entry {
@@ -139,7 +140,9 @@ pub(super) fn checkpoint(data: &[u8]) {
         return;
     }
     // Nothing is applied: a state machine on a damaged disk has no answer, and halts the node.
-    if let Ok((_, reader)) = Machine::open(store, Options { value_cache_bytes: 1 << 20 }) {
+    if let Ok((_, reader)) =
+        Machine::open(store, Options { value_cache_bytes: 1 << 20, ..Options::default() })
+    {
         let _ = everything(&reader);
         let _ = reader.hash();
     }
@@ -147,7 +150,7 @@ pub(super) fn checkpoint(data: &[u8]) {
 
 pub(super) fn checkpoint_seeds() -> Vec<Vec<u8>> {
     let store = store();
-    let options = Options { value_cache_bytes: 1 << 20 };
+    let options = Options { value_cache_bytes: 1 << 20, ..Options::default() };
     let (mut machine, _) = Machine::open(Arc::clone(&store), options).expect("an empty store");
     let mut seeds = Vec::new();
     for (slot, request) in (1..).zip(requests()) {

@@ -7,7 +7,7 @@ use conclave_api::{
     etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest, request_op::Request},
 };
 use conclave_kv::{
-    KEY_BYTES_MAX, KvError,
+    KEY_BYTES_MAX, KvError, RegisteredNode,
     command::{self, Revision},
 };
 use conclave_storage::{StateError, StateMachine};
@@ -150,6 +150,18 @@ fn a_snapshot_whose_header_cannot_be_is_refused() {
     assert!(with_record(&|record| record.readable_revision = 0).is_err());
     assert!(with_record(&|record| record.compact_revision = record.readable_revision + 1).is_err());
     assert!(with_record(&|record| record.compact_cursor = Bytes::from_static(b"n")).is_err());
+    let node =
+        |id, urls: usize, bytes: usize| RegisteredNode { id, peer_urls: vec!["u".repeat(bytes); urls] };
+    with_record(&|record| record.nodes = vec![node(1, 16, 1024), node(2, 0, 0)]).unwrap();
+    for nodes in [
+        vec![node(2, 0, 0), node(1, 0, 0)],
+        vec![node(1, 0, 0), node(1, 0, 0)],
+        vec![node(1, 17, 0)],
+        vec![node(1, 1, 1025)],
+        (0..65).map(|id| node(id, 1, 1)).collect(),
+    ] {
+        assert!(with_record(&|record| record.nodes = nodes.clone()).is_err(), "{nodes:?}");
+    }
     assert!(with(&|header| header.record = Bytes::from_static(b"\xff\xff")).is_err());
 }
 

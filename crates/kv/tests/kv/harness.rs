@@ -37,9 +37,9 @@ impl Replica {
 
     pub(crate) fn with_cache(value_cache_bytes: usize) -> Self {
         let engine = MemoryEngine::new();
-        let options = Options { value_cache_bytes };
+        let options = Options { value_cache_bytes, ..Options::default() };
         let store = engine.store(GROUP, 0).unwrap();
-        let (machine, reader) = Machine::open(store.clone(), options).unwrap();
+        let (machine, reader) = Machine::open(store.clone(), options.clone()).unwrap();
         Self { engine, store, machine, reader, log: Vec::new(), options, generation: 0, job: None }
     }
 
@@ -143,10 +143,10 @@ impl Replica {
         self.job = None;
         self.engine.crash();
         let placeholder: Arc<dyn StateStore> = MemoryEngine::new().store(GROUP, 0).unwrap();
-        let (machine, reader) = Machine::open(placeholder.clone(), self.options).unwrap();
+        let (machine, reader) = Machine::open(placeholder.clone(), self.options.clone()).unwrap();
         (self.machine, self.reader, self.store) = (machine, reader, placeholder);
         self.store = self.engine.store(GROUP, self.generation).unwrap();
-        (self.machine, self.reader) = Machine::open(self.store.clone(), self.options).unwrap();
+        (self.machine, self.reader) = Machine::open(self.store.clone(), self.options.clone()).unwrap();
         let above = &self.log[self.machine.applied().0 as usize..];
         self.machine.apply(above, &|_| false, &mut Vec::new());
     }

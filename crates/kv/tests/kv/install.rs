@@ -97,7 +97,7 @@ fn behind_and_ahead() -> (Replica, Arc<Hooks>, Replica) {
     let mut behind = Replica::with_cache(0);
     let hooks = Arc::new(Hooks::default());
     behind.store = Arc::new(Hooked { inner: behind.store.clone(), hooks: hooks.clone() });
-    (behind.machine, behind.reader) = Machine::open(behind.store.clone(), behind.options).unwrap();
+    (behind.machine, behind.reader) = Machine::open(behind.store.clone(), behind.options.clone()).unwrap();
     behind.set("a", "old 2");
     behind.set("a", "old 3");
     behind.set("b", "old 4");

@@ -160,6 +160,8 @@ pub(crate) fn refusal(error: KvError) -> Status {
     match error {
         KvError::Etcd(error) => error.into(),
         KvError::Unimplemented(what) => Status::unimplemented(what),
+        KvError::TooManyNodes => Status::failed_precondition(error.to_string()),
+        KvError::NodeTooLarge => Status::invalid_argument(error.to_string()),
         // Another attempt mints another revision.
         KvError::RevisionPassed => Status::unavailable(error.to_string()),
         KvError::Malformed | KvError::Engine(_) => {

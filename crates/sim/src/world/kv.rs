@@ -107,6 +107,7 @@ pub(crate) fn decode(action: &Action, reply: Bytes) -> Result<Answer, String> {
             }
             answer(response.header, response.succeeded, found)
         }
+        Reply::Registry => Err(format!("{action:?} was answered as a node's registration")),
     }
 }
 

@@ -158,7 +158,7 @@ impl Node {
         let reset = log.state(GROUP).reset;
         let generation = reset.as_ref().map_or(0, |meta| meta.generation);
         // Little enough that reads go to the engine all the time.
-        let kv = KvOptions { value_cache_bytes: options.node.value_cache_bytes };
+        let kv = KvOptions { value_cache_bytes: options.node.value_cache_bytes, ..KvOptions::default() };
         let store = self.engine.store(GROUP, generation).map_err(|error| error.to_string())?;
         let state = store.checkpoint().map(|checkpoint| SnapshotMeta { generation, ..checkpoint.meta });
         let (machine, reader) = Machine::open(Arc::clone(&store), kv).map_err(|error| error.to_string())?;
