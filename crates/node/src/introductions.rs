@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use conclave_api::etcdserverpb::Member;
 use conclave_consensus::NodeId;
-use conclave_replica::{Answerer, Handle};
+use conclave_replica::{Answerer, Handle, Responder};
 use parking_lot::Mutex;
 use prost::Message as _;
 
@@ -90,7 +90,7 @@ impl Introductions {
 }
 
 impl Answerer for Introductions {
-    fn answer(&self, _: NodeId, _: Bytes) -> Bytes {
-        self.own.clone()
+    fn answer(&self, _: NodeId, _: Bytes, respond: Responder) {
+        respond.send(self.own.clone());
     }
 }

@@ -52,7 +52,13 @@ impl Applier {
         self.at.slot
     }
 
-    /// Applies entries and collects what waiting clients are told.
+    /// The membership as of the last applied slot.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.at.config
+    }
+
+    /// Applies entries and collects what waiting clients are told: of a change of membership, that it is made.
     ///
     /// # Panics
     /// If the entries do not continue where the last call ended: applying them would corrupt the state, and the process must stop.
@@ -64,6 +70,9 @@ impl Applier {
                 // The core refused malformed ones before they could be chosen.
                 self.at.config =
                     Config::decode(&entry.payload).expect("a chosen configuration is well-formed");
+                if waits(entry.id) {
+                    replies.push((entry.id, Bytes::new()));
+                }
             }
         }
         self.machine.apply(entries, waits, replies);

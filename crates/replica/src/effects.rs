@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Config, Entry, GroupId, LogOp, LogReadId, LogSlice, Mark, NodeId, Proposal, ProposalId,
-    ReadError, ReadId, Slot, SlotRange, SnapshotMeta,
+    Ballot, Config, Entry, GroupId, LogOp, LogReadId, LogSlice, Mark, MembershipChange, NodeId, Proposal,
+    ProposalId, ReadError, ReadId, Slot, SlotRange, SnapshotMeta,
 };
 use conclave_transport::Packet;
+
+use crate::ReconfigureError;
 
 /// What a host is stepped with.
 #[derive(Debug)]
@@ -41,6 +43,16 @@ pub enum HostInput {
         id: ProposalId,
         /// The heir's node.
         to: NodeId,
+    },
+    /// Change a group's membership: all of the changes, or none. The entry that decides it is applied with the id, or
+    /// [`HostEffect::ChangeRefused`] or [`HostEffect::Failed`] names it. Never forwarded.
+    Reconfigure {
+        /// Of which group.
+        group: GroupId,
+        /// How the answer names it.
+        id: ProposalId,
+        /// What to change, in order.
+        changes: Vec<MembershipChange>,
     },
     /// The log synced up to a mark.
     Logged {
@@ -152,12 +164,19 @@ pub enum HostEffect {
         /// Which state.
         meta: SnapshotMeta,
     },
-    /// A client's proposal will not be answered by an applied entry.
+    /// A client's proposal, or a change of membership that was begun, will not be answered by an applied entry.
     Failed {
         /// Which.
         id: ProposalId,
         /// Why.
         why: ProposeError,
+    },
+    /// A change of membership was not begun.
+    ChangeRefused {
+        /// Which.
+        id: ProposalId,
+        /// Why.
+        why: ReconfigureError,
     },
     /// The read may be served here once `at` is applied.
     ReadReady {

@@ -19,17 +19,18 @@
 
 mod applier;
 mod boot;
+mod change;
 mod effects;
-mod fetch;
 mod host;
 mod shell;
 
 pub use applier::{Applier, CheckpointPolicy, SnapshotServer};
 pub use boot::{BootError, HostRecord, begin_epoch, boot_group};
+pub use change::ReconfigureError;
 pub use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateMachine};
 pub use effects::{HostEffect, HostInput, ProposeError};
 pub use host::{Host, HostConfig, HostCounters};
 pub use shell::{
-    Answerer, BarrierError, Fatal, GroupSetup, Handle, Prepared, Role, Shell, ShellConfig, ShellObserver,
-    boot_time,
+    Answerer, BarrierError, Fatal, GroupSetup, Handle, Prepared, Responder, Role, Shell, ShellConfig,
+    ShellObserver, boot_time,
 };

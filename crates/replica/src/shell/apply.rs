@@ -45,6 +45,11 @@ pub(super) fn run(shared: &Arc<Shared>, appliers: BTreeMap<GroupId, Applier>) {
         .into_iter()
         .map(|(group, applier)| (group, Group { applier, held: VecDeque::new() }))
         .collect();
+    for (group, of) in &groups {
+        if publish_membership(shared, *group, &of.applier) {
+            shared.inbox.push(ShellInput::Removed { group: *group });
+        }
+    }
     let mut jobs = Vec::new();
     let mut replies = Vec::new();
     let mut swept = clock::now();
@@ -104,12 +109,16 @@ fn proceed(shared: &Arc<Shared>, group: GroupId, of: &mut Group, replies: &mut R
                 let applier = &mut of.applier;
                 applier.apply(&entries, &|id| shared.waiters.is_ours(id), replies);
                 // Before the answers: a client that has its answer reads it here at once.
+                let removed = publish_membership(shared, group, applier);
                 let slot = applier.applied();
                 if let Some(gate) = shared.gates.get(&group) {
                     gate.applied(slot);
                 }
                 shared.waiters.answer(replies);
                 shared.inbox.push(ShellInput::Host(HostInput::Applied { group, slot }));
+                if removed {
+                    shared.inbox.push(ShellInput::Removed { group });
+                }
                 if let Some(job) = applier.checkpoint_if_due() {
                     shared.checkpoints.push(CheckpointJob { group, job });
                 }
@@ -128,9 +137,27 @@ fn install(shared: &Arc<Shared>, group: GroupId, applier: &mut Applier, mark: Ma
                 gate.applied(meta.slot);
             }
             shared.inbox.push(ShellInput::Host(HostInput::Installed { group, mark }));
+            if publish_membership(shared, group, applier) {
+                shared.inbox.push(ShellInput::Removed { group });
+            }
         }
         Err(source) => shared.halt(Fatal::State { group, source }),
     }
+}
+
+/// Shows which membership is committed and applied. Says whether it has removed this node's replica.
+fn publish_membership(shared: &Shared, group: GroupId, applier: &Applier) -> bool {
+    let config = applier.config();
+    if let Some(sender) = shared.memberships.get(&group) {
+        sender.send_if_modified(|shown| {
+            let changed = shown != config;
+            if changed {
+                shown.clone_from(config);
+            }
+            changed
+        });
+    }
+    shared.replicas.get(&group).is_some_and(|replica| config.has_removed(*replica))
 }
 
 /// Writes one checkpoint after the other.

@@ -11,7 +11,7 @@ use conclave_consensus::{GroupId, NodeId, Proposal};
 use conclave_transport::Packet;
 
 use super::{Fatal, Role, Shared, ShellInput, apply::ApplyJob, catchup::CatchupJob, clock, log::LogJob};
-use crate::{Host, HostEffect, HostInput};
+use crate::{Host, HostEffect, HostInput, ProposeError};
 
 /// How often reads that wait for a leader are looked at.
 const READS_EVERY: Duration = Duration::from_millis(50);
@@ -40,6 +40,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
                 ShellInput::Host(input) => host.step(now, input),
                 // Whoever asked may have gone.
                 ShellInput::Status { group, answer } => drop(answer.send(host.status(group))),
+                // What the core had to say about it has left: it came with the entries.
+                ShellInput::Removed { group } => {
+                    shared.waiters.fail_all(ProposeError::Unknown);
+                    shared.halt(Fatal::Removed { group });
+                    return;
+                }
             }
         }
         if host.next_deadline().is_some_and(|at| at <= now) {
@@ -121,6 +127,7 @@ fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgo
                 let _ = shared.catchups.offer(CatchupJob::Serve { to, group, fetch, at_least, piece });
             }
             HostEffect::Failed { id, why } => shared.waiters.fail(id, why),
+            HostEffect::ChangeRefused { id, why } => shared.waiters.refuse(id, why),
             HostEffect::ReadReady { group, id, at } => {
                 if let Some(gate) = shared.gates.get(&group) {
                     gate.confirmed(id, at);

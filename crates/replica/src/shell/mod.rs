@@ -34,7 +34,8 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Config, Consensus, Epoch, GroupId, NodeId, Proposal, Slot, SnapshotMeta, Status, Time,
+    Ballot, Config, Consensus, Epoch, GroupId, MembershipChange, NodeId, Proposal, ReplicaId, Slot,
+    SnapshotMeta, Status, Time,
 };
 use conclave_storage::{LogStore, StateMachine};
 use conclave_transport::{Inbound, Packet, Transport};
@@ -49,10 +50,15 @@ use self::{
     log::LogJob,
     mailbox::{Mailbox, Refused},
     reads::{Baton, ReadGate},
-    waiters::Waiters,
+    waiters::{Place, Waiters},
 };
-pub use self::{calls::Answerer, reads::BarrierError};
-use crate::{Applier, CheckpointPolicy, Host, HostConfig, HostCounters, HostInput, ProposeError};
+pub use self::{
+    calls::{Answerer, Responder},
+    reads::BarrierError,
+};
+use crate::{
+    Applier, CheckpointPolicy, Host, HostConfig, HostCounters, HostInput, ProposeError, ReconfigureError,
+};
 
 /// How a shell is set up.
 #[derive(Clone, Debug)]
@@ -127,6 +133,12 @@ pub enum Fatal {
         /// Which invariant.
         why: &'static str,
     },
+    /// The committed membership of a group has this node's replica no more: what it holds may be destroyed.
+    #[error("this member was removed from the cluster")]
+    Removed {
+        /// Which group.
+        group: GroupId,
+    },
     /// A thread panicked.
     #[error("thread {0} panicked")]
     Panicked(&'static str),
@@ -156,6 +168,8 @@ pub(crate) struct Shared {
     gates: BTreeMap<GroupId, Arc<ReadGate>>,
     roles: BTreeMap<GroupId, watch::Sender<Role>>,
     configs: Mutex<BTreeMap<GroupId, Config>>,
+    memberships: BTreeMap<GroupId, watch::Sender<Config>>,
+    replicas: BTreeMap<GroupId, ReplicaId>,
     committed: BTreeMap<GroupId, AtomicU64>,
     counters: Mutex<HostCounters>,
     observer: Option<Arc<dyn ShellObserver>>,
@@ -176,7 +190,14 @@ type ThreadBody = Box<dyn FnOnce(&Arc<Shared>) + Send>;
 #[derive(Debug)]
 pub(crate) enum ShellInput {
     Host(HostInput),
-    Status { group: GroupId, answer: oneshot::Sender<Option<Status>> },
+    Status {
+        group: GroupId,
+        answer: oneshot::Sender<Option<Status>>,
+    },
+    /// This node's replica left the group, and everything up to that is applied.
+    Removed {
+        group: GroupId,
+    },
 }
 
 impl Shared {
@@ -232,7 +253,7 @@ impl Inbound for Inlet {
     fn receive(&self, from: NodeId, mut packets: Vec<Packet>) {
         let shared = &self.0;
         let Some(transport) = shared.transport.get() else { return };
-        shared.calls.receive(from, &mut packets, transport.as_ref());
+        shared.calls.receive(from, &mut packets, transport);
         if packets.is_empty() {
             return;
         }
@@ -265,6 +286,11 @@ impl Prepared {
             waiters: Waiters::new(config.host.node, config.host.epoch, config.proposals_max),
             roles: groups.iter().map(|g| (g.group, watch::Sender::new(Role::default()))).collect(),
             configs: Mutex::new(groups.iter().map(|g| (g.group, g.core.status().config)).collect()),
+            memberships: groups
+                .iter()
+                .map(|g| (g.group, watch::Sender::new(g.state.config.clone())))
+                .collect(),
+            replicas: groups.iter().map(|g| (g.group, g.core.replica())).collect(),
             committed: groups.iter().map(|g| (g.group, AtomicU64::new(g.state.slot.0))).collect(),
             counters: Mutex::default(),
             observer: config.observer.clone(),
@@ -382,13 +408,41 @@ impl Handle {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, group: GroupId, payload: Bytes) -> Result<Bytes, ProposeError> {
-        let place = self.shared.waiters.wait()?;
+        let place: Place<Result<Bytes, ProposeError>> =
+            self.shared.waiters.wait().ok_or(ProposeError::Busy)?;
         let batch = vec![Proposal { id: place.id, payload }];
         match self.shared.inbox.offer(ShellInput::Host(HostInput::Propose { group, batch })) {
-            Ok(()) => place.answer().await,
+            Ok(()) => place.answer().await.unwrap_or(Err(ProposeError::Stopped)),
             Err(Refused::Full) => Err(ProposeError::Busy),
             Err(Refused::Closed) => Err(ProposeError::Stopped),
         }
+    }
+
+    /// Changes the membership of a group, all of the changes or none, and returns once the entry that decides it is applied here. Where who
+    /// votes changes, the joint configuration is in force by then and the engine leaves it by itself: [`membership`](Self::membership)
+    /// tells. Only the leader takes changes. Sets no time limit: the caller's timeout drops the future, and the outcome is then unknown.
+    ///
+    /// # Errors
+    /// See [`ReconfigureError`].
+    pub async fn reconfigure(
+        &self,
+        group: GroupId,
+        changes: Vec<MembershipChange>,
+    ) -> Result<(), ReconfigureError> {
+        let place: Place<Result<(), ReconfigureError>> =
+            self.shared.waiters.wait().ok_or(ReconfigureError::Busy)?;
+        let input = HostInput::Reconfigure { group, id: place.id, changes };
+        match self.shared.inbox.offer(ShellInput::Host(input)) {
+            Ok(()) => place.answer().await.unwrap_or(Err(ReconfigureError::Stopped)),
+            Err(Refused::Full) => Err(ReconfigureError::Busy),
+            Err(Refused::Closed) => Err(ReconfigureError::Stopped),
+        }
+    }
+
+    /// The committed membership, as of what is applied here; the receiver sees each change. `None` for an unknown group.
+    #[must_use]
+    pub fn membership(&self, group: GroupId) -> Option<watch::Receiver<Config>> {
+        self.shared.memberships.get(&group).map(watch::Sender::subscribe)
     }
 
     /// Returns once this node's state holds everything acknowledged before the call. Waits for a leader as long as the caller does.

@@ -1,4 +1,4 @@
-//! Clients that wait for their proposals.
+//! Clients that wait for their proposals and changes of membership.
 
 use std::{
     collections::HashMap,
@@ -13,9 +13,49 @@ use conclave_consensus::{Epoch, NodeId, ProposalId};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::ProposeError;
+use crate::{ProposeError, ReconfigureError};
 
-type Answer = Result<Bytes, ProposeError>;
+/// Who waits for an entry.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    Command(oneshot::Sender<Result<Bytes, ProposeError>>),
+    Change(oneshot::Sender<Result<(), ReconfigureError>>),
+}
+
+/// What is waited for.
+pub(crate) trait Outcome: Sized {
+    fn waiting(sender: oneshot::Sender<Self>) -> Waiting;
+}
+
+impl Outcome for Result<Bytes, ProposeError> {
+    fn waiting(sender: oneshot::Sender<Self>) -> Waiting {
+        Waiting::Command(sender)
+    }
+}
+
+impl Outcome for Result<(), ReconfigureError> {
+    fn waiting(sender: oneshot::Sender<Self>) -> Waiting {
+        Waiting::Change(sender)
+    }
+}
+
+/// A client that went away does not need its answer, nor to know why there is none.
+impl Waiting {
+    /// The entry was applied.
+    fn answer(self, reply: Bytes) {
+        let _gone = match self {
+            Self::Command(sender) => sender.send(Ok(reply)).is_err(),
+            Self::Change(sender) => sender.send(Ok(())).is_err(),
+        };
+    }
+
+    fn fail(self, why: ProposeError) {
+        let _gone = match self {
+            Self::Command(sender) => sender.send(Err(why)).is_err(),
+            Self::Change(sender) => sender.send(Err(why.into())).is_err(),
+        };
+    }
+}
 
 /// The proposals of this boot that have not been answered.
 #[derive(Debug)]
@@ -24,15 +64,15 @@ pub(crate) struct Waiters {
     epoch: Epoch,
     counter: AtomicU64,
     waiting_max: usize,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
 /// One proposal's place among the waiters; given up when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Place<T> {
     waiters: Arc<Waiters>,
     pub(crate) id: ProposalId,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<T>,
 }
 
 impl Waiters {
@@ -45,17 +85,17 @@ impl Waiters {
         ProposalId::new(self.node, self.epoch, self.counter.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Takes a place, or refuses for load.
-    pub(crate) fn wait(self: &Arc<Self>) -> Result<Place, ProposeError> {
+    /// Takes a place; nothing if too many wait.
+    pub(crate) fn wait<T: Outcome>(self: &Arc<Self>) -> Option<Place<T>> {
         let id = self.next_id();
         let (sender, answer) = oneshot::channel();
         let mut waiting = self.waiting.lock();
         if waiting.len() >= self.waiting_max {
-            return Err(ProposeError::Busy);
+            return None;
         }
-        waiting.insert(id.sequence, sender);
+        waiting.insert(id.sequence, T::waiting(sender));
         drop(waiting);
-        Ok(Place { waiters: Arc::clone(self), id, answer })
+        Some(Place { waiters: Arc::clone(self), id, answer })
     }
 
     /// Whether the id is of this boot of this node, so that a client may wait for it.
@@ -74,23 +114,31 @@ impl Waiters {
             .filter_map(|(id, reply)| Some((waiting.remove(&id.sequence)?, reply)))
             .collect();
         drop(waiting);
-        for (sender, reply) in found {
-            // A client that went away does not need its answer.
-            let _ = sender.send(Ok(reply));
+        for (waiting, reply) in found {
+            waiting.answer(reply);
         }
     }
 
     pub(crate) fn fail(&self, id: ProposalId, why: ProposeError) {
-        if self.is_ours(id)
-            && let Some(sender) = self.waiting.lock().remove(&id.sequence)
-        {
+        if let Some(waiting) = self.take(id) {
+            waiting.fail(why);
+        }
+    }
+
+    /// A change of membership was not begun.
+    pub(crate) fn refuse(&self, id: ProposalId, why: ReconfigureError) {
+        if let Some(Waiting::Change(sender)) = self.take(id) {
             let _ = sender.send(Err(why));
         }
     }
 
+    fn take(&self, id: ProposalId) -> Option<Waiting> {
+        if self.is_ours(id) { self.waiting.lock().remove(&id.sequence) } else { None }
+    }
+
     pub(crate) fn fail_all(&self, why: ProposeError) {
-        for (_, sender) in self.waiting.lock().drain() {
-            let _ = sender.send(Err(why));
+        for (_, waiting) in self.waiting.lock().drain() {
+            waiting.fail(why);
         }
     }
 
@@ -100,16 +148,17 @@ impl Waiters {
     }
 }
 
-impl Place {
-    pub(crate) async fn answer(mut self) -> Answer {
-        (&mut self.answer).await.unwrap_or(Err(ProposeError::Stopped))
+impl<T> Place<T> {
+    /// The outcome; nothing if there will be none, since the shell stopped.
+    pub(crate) async fn answer(mut self) -> Option<T> {
+        (&mut self.answer).await.ok()
     }
 }
 
-impl Drop for Place {
+impl<T> Drop for Place<T> {
     fn drop(&mut self) {
         // Answered ones were removed by the answer.
-        if self.answer.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+        if matches!(self.answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
             self.waiters.waiting.lock().remove(&self.id.sequence);
         }
     }

@@ -389,7 +389,8 @@ impl Node {
         let node = NodeId(self.id);
         let Some(life) = &mut self.life else { return Ok(()) };
         match effect {
-            HostEffect::Send { .. } | HostEffect::Membership { .. } => {}
+            // Nobody here changes who is a member.
+            HostEffect::Send { .. } | HostEffect::Membership { .. } | HostEffect::ChangeRefused { .. } => {}
             HostEffect::Log { ops, mark, then, .. } => {
                 for op in &ops {
                     context.checks.logs.change(node, op)?;

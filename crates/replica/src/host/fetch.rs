@@ -13,7 +13,7 @@ const TRIES_MAX: u32 = 10;
 
 /// One fetch under way.
 #[derive(Debug)]
-pub(crate) struct Fetch {
+pub(super) struct Fetch {
     id: u64,
     generation: u64,
     at_least: Slot,
@@ -29,7 +29,7 @@ pub(crate) struct Fetch {
 
 /// What the host is to do next.
 #[derive(Debug)]
-pub(crate) enum FetchStep {
+pub(super) enum FetchStep {
     Nothing,
     Pull { from: NodeId, at_least: Slot, piece: u64 },
     Store { piece: u64, body: Bytes, last: bool },
@@ -37,7 +37,7 @@ pub(crate) enum FetchStep {
 }
 
 impl Fetch {
-    pub(crate) fn new(
+    pub(super) fn new(
         id: u64,
         generation: u64,
         at_least: Slot,
@@ -60,23 +60,23 @@ impl Fetch {
         }
     }
 
-    pub(crate) fn id(&self) -> u64 {
+    pub(super) fn id(&self) -> u64 {
         self.id
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
-    pub(crate) fn deadline(&self) -> Time {
+    pub(super) fn deadline(&self) -> Time {
         if self.storing { Time(u64::MAX) } else { self.asked.after(self.timeout) }
     }
 
-    pub(crate) fn pull(&self) -> FetchStep {
+    pub(super) fn pull(&self) -> FetchStep {
         FetchStep::Pull { from: self.source, at_least: self.at_least, piece: self.piece }
     }
 
-    pub(crate) fn arrived(
+    pub(super) fn arrived(
         &mut self,
         now: Time,
         from: NodeId,
@@ -95,13 +95,13 @@ impl Fetch {
         FetchStep::Store { piece, body, last }
     }
 
-    pub(crate) fn stored(&mut self, now: Time) -> FetchStep {
+    pub(super) fn stored(&mut self, now: Time) -> FetchStep {
         (self.storing, self.tries, self.asked) = (false, 1, now);
         self.piece += 1;
         self.pull()
     }
 
-    pub(crate) fn tick(&mut self, now: Time) -> FetchStep {
+    pub(super) fn tick(&mut self, now: Time) -> FetchStep {
         if self.storing || now < self.asked.after(self.timeout) {
             return FetchStep::Nothing;
         }

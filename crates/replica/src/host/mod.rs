@@ -4,10 +4,16 @@
 //! [`HostEffect`]s; like a core it reads no clock and waits for nothing, so a simulator drives it unchanged.
 //!
 //! What it adds to the cores:
-//! - replicas are resolved to nodes, and packets from a node that does not host the replica they claim to be from are dropped;
+//! - replicas are resolved to nodes, and packets from a node that does not host the replica they claim to be from are dropped
+//!   (see `addresses`);
 //! - proposals made where the leader is not are forwarded to its node, at most once; while no leader is known they are *parked*, bounded in
 //!   number, bytes and time;
-//! - snapshots are fetched piece by piece (see [`fetch`](crate::fetch)).
+//! - snapshots are fetched piece by piece (see `fetch`).
+
+mod addresses;
+mod fetch;
+mod proposals;
+mod snapshots;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,15 +21,18 @@ use std::{
 };
 
 use conclave_consensus::{
-    Config, Consensus, Effect, Epoch, GroupId, Input, Message, NodeId, Outcome, Proposal, ProposalId,
-    ReadError, ReadId, ReadMode, ReplicaId, Slot, Status, StepError, Time,
+    Consensus, Effect, Epoch, GroupId, Input, Message, NodeId, Outcome, Proposal, ReadId, ReplicaId, Slot,
+    Status, StepError, Time,
 };
 use conclave_transport::Packet;
 
-use crate::{
-    effects::{HostEffect, HostInput, ProposeError},
+use self::{
+    addresses::Addresses,
     fetch::{Fetch, FetchStep},
+    proposals::bytes_of,
+    snapshots::Guest,
 };
+use crate::effects::{HostEffect, HostInput, ProposeError};
 
 /// How a host is set up.
 #[derive(Clone, Debug)]
@@ -79,7 +88,7 @@ struct Parked {
 #[derive(Debug)]
 struct Group {
     core: Box<dyn Consensus>,
-    config: Config,
+    addresses: Addresses,
     leader: Option<ReplicaId>,
     parked: VecDeque<Parked>,
     parked_count: usize,
@@ -90,6 +99,7 @@ struct Group {
     /// After a fetch that failed, the next is not begun before this.
     fetch_after: Time,
     generation: u64,
+    guest: Option<Guest>,
 }
 
 /// Every group of a process, as one value: stepped with [`HostInput`]s, drained of [`HostEffect`]s.
@@ -127,7 +137,7 @@ impl Host {
             group,
             Group {
                 core,
-                config: status.config,
+                addresses: Addresses::new(status.config),
                 leader: status.leader,
                 parked: VecDeque::new(),
                 parked_count: 0,
@@ -137,6 +147,7 @@ impl Host {
                 fetches: 0,
                 fetch_after: Time(0),
                 generation,
+                guest: None,
             },
         );
         self.touched.insert(group);
@@ -191,6 +202,7 @@ impl Host {
             }
             HostInput::ReadBarrier { group, id } => self.read_barrier(group, id),
             HostInput::Transfer { group, id, to } => self.transfer(group, id, to),
+            HostInput::Reconfigure { group, id, changes } => self.reconfigure(group, id, changes),
             HostInput::Logged { group, mark } => self.feed(group, Input::Persisted(mark)),
             HostInput::LogRead { group, id, result } => self.feed(group, Input::LogRead { id, result }),
             HostInput::Applied { group, slot } => self.feed(group, Input::Applied(slot)),
@@ -252,15 +264,20 @@ impl Host {
         }
     }
 
-    /// Steps a core and sorts its refusals: a peer's misbehaviour is counted, a broken invariant halts the node.
     fn feed(&mut self, group: GroupId, input: Input) {
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        self.offer(group, input);
+    }
+
+    /// Steps a core and sorts its refusals: a peer's misbehaviour is counted, a broken invariant halts the node. Says whether it was taken.
+    fn offer(&mut self, group: GroupId, input: Input) -> bool {
+        let Some(g) = self.groups.get_mut(&group) else { return false };
         self.touched.insert(group);
         match g.core.step(self.now, input) {
-            Ok(()) => {}
+            Ok(()) => return true,
             Err(StepError::Broken(why)) => self.effects.push(HostEffect::Halt { group, why }),
             Err(_) => self.counters.bad_messages += 1,
         }
+        false
     }
 
     fn packet(&mut self, from: NodeId, packet: Packet) {
@@ -280,16 +297,7 @@ impl Host {
                 }
             }
             Packet::SnapshotPull { group, fetch, at_least, piece } => {
-                if self.groups.get(&group).is_some_and(|g| g.config.nodes.values().any(|node| *node == from))
-                {
-                    self.effects.push(HostEffect::ServePiece {
-                        to: from,
-                        group,
-                        fetch,
-                        at_least: Slot(at_least),
-                        piece,
-                    });
-                }
+                self.serve(from, group, fetch, Slot(at_least), piece);
             }
             Packet::SnapshotPiece { group, fetch, piece, body, last } => {
                 self.fetch_step(group, |f, now| f.arrived(now, from, fetch, piece, body, last));
@@ -306,118 +314,15 @@ impl Host {
         };
         // A replica that this node does not know yet may be real: it was added by an entry that is still on its way. One that is
         // known to live elsewhere is not.
-        if g.config.nodes.get(&message.from).is_some_and(|node| *node != from) {
+        let replica = message.from;
+        if g.addresses.of(replica).is_some_and(|node| node != from) {
             self.counters.bad_messages += 1;
             return;
         }
-        self.feed(group, Input::Message(message));
-    }
-
-    /// `until` is when the batch fails if no leader is found for it.
-    fn propose(&mut self, group: GroupId, batch: Vec<Proposal>, until: Time) {
-        let Some(g) = self.groups.get_mut(&group) else {
-            self.fail_all(&batch, ProposeError::NoGroup);
-            return;
-        };
-        let Some(leader) = g.leader else {
-            self.park(group, batch, until);
-            return;
-        };
-        if leader == g.core.replica() {
-            if let Err(error) = self.propose_here(group, &batch) {
-                match error {
-                    StepError::NotLeader { .. } => self.park(group, batch, until),
-                    StepError::TooLarge { .. } => self.fail_all(&batch, ProposeError::TooLarge),
-                    _ => self.fail_all(&batch, ProposeError::Busy),
-                }
-            }
-            return;
-        }
-        match g.config.nodes.get(&leader) {
-            Some(to) => {
-                self.counters.forwarded += batch.len() as u64;
-                self.effects.push(HostEffect::Send { to: *to, packet: Packet::Forward { group, batch } });
-            }
-            None => self.park(group, batch, until),
-        }
-    }
-
-    /// Proposals share their payloads, so handing the core a copy of the batch copies a few words for each.
-    fn propose_here(&mut self, group: GroupId, batch: &[Proposal]) -> Result<(), StepError> {
-        let Some(g) = self.groups.get_mut(&group) else { return Err(StepError::NotLeader { leader: None }) };
-        self.touched.insert(group);
-        let result = g.core.step(self.now, Input::Propose { batch: batch.to_vec(), only_in: None });
-        if let Err(StepError::Broken(why)) = result {
-            self.effects.push(HostEffect::Halt { group, why });
-        }
-        result
-    }
-
-    fn forwarded(&mut self, from: NodeId, group: GroupId, batch: Vec<Proposal>) {
-        let busy = match self.propose_here(group, &batch) {
-            Ok(()) => return,
-            Err(error) => !matches!(error, StepError::NotLeader { .. }),
-        };
-        let ids = batch.iter().map(|p| p.id).collect();
-        let packet = Packet::Refused { group, ids, outcome: Outcome::Dropped, busy };
-        self.effects.push(HostEffect::Send { to: from, packet });
-    }
-
-    fn park(&mut self, group: GroupId, batch: Vec<Proposal>, until: Time) {
-        let Some(g) = self.groups.get_mut(&group) else { return };
-        let bytes = bytes_of(&batch);
-        if g.parked_count + batch.len() > self.config.parked_max
-            || g.parked_bytes + bytes > self.config.parked_bytes_max
+        if self.offer(group, Input::Message(message))
+            && let Some(g) = self.groups.get_mut(&group)
         {
-            self.fail_all(&batch, ProposeError::Busy);
-            return;
-        }
-        g.parked_count += batch.len();
-        g.parked_bytes += bytes;
-        g.parked.push_back(Parked { until, batch });
-    }
-
-    fn unpark(&mut self, group: GroupId) {
-        let Some(g) = self.groups.get_mut(&group) else { return };
-        (g.parked_count, g.parked_bytes) = (0, 0);
-        for parked in std::mem::take(&mut g.parked) {
-            self.propose(group, parked.batch, parked.until);
-        }
-    }
-
-    fn read_barrier(&mut self, group: GroupId, id: ReadId) {
-        let Some(g) = self.groups.get_mut(&group) else {
-            self.effects.push(HostEffect::ReadFailed { group, id, why: ReadError::NoLeader });
-            return;
-        };
-        self.touched.insert(group);
-        g.reads.insert(id);
-        let why = match g.core.step(self.now, Input::ReadBarrier { id, mode: ReadMode::Follower }) {
-            Ok(()) => return,
-            Err(StepError::Busy) => ReadError::Busy,
-            Err(StepError::Broken(why)) => {
-                self.effects.push(HostEffect::Halt { group, why });
-                ReadError::NoLeader
-            }
-            Err(_) => ReadError::NoLeader,
-        };
-        g.reads.remove(&id);
-        self.effects.push(HostEffect::ReadFailed { group, id, why });
-    }
-
-    fn transfer(&mut self, group: GroupId, id: ProposalId, to: NodeId) {
-        let Some(g) = self.groups.get_mut(&group) else {
-            self.fail(id, ProposeError::NoGroup);
-            return;
-        };
-        self.touched.insert(group);
-        let heir = g.config.nodes.iter().find(|(_, node)| **node == to).map(|(replica, _)| *replica);
-        let refused = match heir {
-            Some(heir) => g.core.step(self.now, Input::Transfer { id, to: heir }).is_err(),
-            None => true,
-        };
-        if refused {
-            self.fail(id, ProposeError::LeaderChanged);
+            g.addresses.heard(replica, from);
         }
     }
 
@@ -431,9 +336,9 @@ impl Host {
             let Some(g) = self.groups.get_mut(&group) else { break };
             match effect {
                 Effect::Send(message) => {
-                    if let Some(to) = g.config.nodes.get(&message.to) {
+                    if let Some(to) = g.addresses.of(message.to) {
                         let packet = Packet::Consensus { group, message };
-                        self.effects.push(HostEffect::Send { to: *to, packet });
+                        self.effects.push(HostEffect::Send { to, packet });
                     }
                 }
                 Effect::Write { ops } => {
@@ -443,7 +348,7 @@ impl Host {
                     let then = then
                         .into_iter()
                         .filter_map(|message| {
-                            let to = *g.config.nodes.get(&message.to)?;
+                            let to = g.addresses.of(message.to)?;
                             Some((to, Packet::Consensus { group, message }))
                         })
                         .collect();
@@ -470,14 +375,14 @@ impl Host {
                     self.effects.push(HostEffect::Install { group, mark, meta });
                 }
                 Effect::Membership { config, .. } => {
-                    g.config = config.clone();
+                    g.addresses.enter(config.clone());
                     self.effects.push(HostEffect::Membership { group, config });
                 }
                 Effect::Role { ballot, leader, serving } => {
                     led_anew |= leader.is_some() && g.leader != leader;
                     self.counters.leader_changes += u64::from(leader.is_some() && g.leader != leader);
                     g.leader = leader;
-                    let leader = leader.and_then(|replica| g.config.nodes.get(&replica).copied());
+                    let leader = leader.and_then(|replica| g.addresses.of(replica));
                     self.effects.push(HostEffect::Role { group, ballot, leader, serving });
                 }
             }
@@ -487,71 +392,4 @@ impl Host {
             self.unpark(group);
         }
     }
-
-    fn lost(&mut self, group: GroupId, id: ProposalId, outcome: Outcome) {
-        if id.node == self.config.node {
-            let why = match outcome {
-                Outcome::Dropped => ProposeError::LeaderChanged,
-                Outcome::Unknown => ProposeError::Unknown,
-            };
-            self.fail(id, why);
-        } else if !id.is_none() {
-            let packet = Packet::Refused { group, ids: vec![id], outcome, busy: false };
-            self.effects.push(HostEffect::Send { to: id.node, packet });
-        }
-    }
-
-    fn fetch(&mut self, group: GroupId, at_least: Slot, from: &[ReplicaId]) {
-        let (now, timeout) = (self.now, self.config.piece_timeout);
-        let Some(g) = self.groups.get_mut(&group) else { return };
-        let sources: Vec<NodeId> =
-            from.iter().filter_map(|replica| g.config.nodes.get(replica).copied()).collect();
-        if sources.is_empty() || now < g.fetch_after {
-            self.feed(group, Input::SnapshotFailed);
-            return;
-        }
-        g.fetches += 1;
-        // A new number for each attempt: what an abandoned one still writes lands in a generation that nobody names.
-        g.generation += 1;
-        let id = self.config.epoch.0 << 32 | g.fetches;
-        g.fetch = Some(Fetch::new(id, g.generation, at_least, sources, now, timeout));
-        self.fetch_step(group, |f, _| f.pull());
-    }
-
-    fn fetch_step(&mut self, group: GroupId, step: impl FnOnce(&mut Fetch, Time) -> FetchStep) {
-        let now = self.now;
-        let Some(g) = self.groups.get_mut(&group) else { return };
-        let Some(fetch) = g.fetch.as_mut() else { return };
-        match step(fetch, now) {
-            FetchStep::Nothing => {}
-            FetchStep::Pull { from, at_least, piece } => {
-                let packet = Packet::SnapshotPull { group, fetch: fetch.id(), at_least: at_least.0, piece };
-                self.effects.push(HostEffect::Send { to: from, packet });
-            }
-            FetchStep::Store { piece, body, last } => {
-                let (fetch, generation) = (fetch.id(), fetch.generation());
-                self.effects.push(HostEffect::StorePiece { group, fetch, piece, generation, body, last });
-            }
-            FetchStep::GiveUp => {
-                g.fetch = None;
-                g.fetch_after = now.after(self.config.piece_timeout);
-                self.feed(group, Input::SnapshotFailed);
-            }
-        }
-    }
-
-    fn fail(&mut self, id: ProposalId, why: ProposeError) {
-        self.counters.proposals_failed += 1;
-        self.effects.push(HostEffect::Failed { id, why });
-    }
-
-    fn fail_all(&mut self, batch: &[Proposal], why: ProposeError) {
-        for proposal in batch {
-            self.fail(proposal.id, why);
-        }
-    }
-}
-
-fn bytes_of(batch: &[Proposal]) -> usize {
-    batch.iter().map(|p| p.payload.len()).sum()
 }
