@@ -51,10 +51,10 @@ pub fn compaction(request: &CompactionRequest) -> Bytes {
 }
 
 /// Notes, or replaces, where the other nodes reach one, as a command: at most [`PEER_URLS_MAX`](crate::registry::PEER_URLS_MAX) URLs of at
-/// most [`PEER_URL_BYTES_MAX`](crate::registry::PEER_URL_BYTES_MAX) bytes. It takes no revision.
+/// most [`PEER_URL_BYTES_MAX`](crate::registry::PEER_URL_BYTES_MAX) bytes, and whether its replica is to vote. It takes no revision.
 #[must_use]
-pub fn register_node(id: NodeId, peer_urls: &[String]) -> Bytes {
-    encode(Revision::Next, 6, &RegisterNode { id: id.0, peer_urls: peer_urls.to_vec() })
+pub fn register_node(id: NodeId, peer_urls: &[String], votes: bool) -> Bytes {
+    encode(Revision::Next, 6, &RegisterNode { id: id.0, peer_urls: peer_urls.to_vec(), votes })
 }
 
 /// Forgets a node, as a command. It takes no revision, and has no effect on a node that is not known.
@@ -223,7 +223,7 @@ mod tests {
         assert!(decode(txn(Revision::Next, &TxnRequest::default())).is_ok());
         assert!(decode(compaction(&CompactionRequest::default())).is_ok());
         assert!(decode(delete_range(Revision::Next, &DeleteRangeRequest::default())).is_ok());
-        assert!(decode(register_node(NodeId(7), &["http://a:1".to_owned()])).is_ok());
+        assert!(decode(register_node(NodeId(7), &["http://a:1".to_owned()], true)).is_ok());
         assert!(decode(unregister_node(NodeId(7))).is_ok());
     }
 

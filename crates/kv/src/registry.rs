@@ -27,7 +27,7 @@ pub trait StoreObserver: Send + Sync + fmt::Debug {
 /// The registered nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    nodes: BTreeMap<u64, Vec<String>>,
+    nodes: BTreeMap<u64, RegisteredNode>,
     /// Counts the changes since the store was opened.
     pub(crate) version: u64,
 }
@@ -41,19 +41,23 @@ impl Registry {
         if !nodes.iter().all(|node| are_bounded(&node.peer_urls)) {
             return Err(damaged("a registered node with too many or too long URLs"));
         }
-        let nodes = nodes.into_iter().map(|node| (node.id, node.peer_urls)).collect();
+        let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
         Ok(Self { nodes, version: 0 })
     }
 
     /// Notes a node, or replaces what is known of it.
-    pub(crate) fn register(&mut self, RegisterNode { id, peer_urls }: RegisterNode) -> Result<(), KvError> {
+    pub(crate) fn register(
+        &mut self,
+        RegisterNode { id, peer_urls, votes }: RegisterNode,
+    ) -> Result<(), KvError> {
         if !are_bounded(&peer_urls) {
             return Err(KvError::NodeTooLarge);
         }
+        let node = RegisteredNode { id, peer_urls, votes };
         match self.nodes.get(&id) {
-            Some(known) if *known == peer_urls => return Ok(()),
+            Some(known) if *known == node => return Ok(()),
             None if self.nodes.len() == NODES_MAX => return Err(KvError::TooManyNodes),
-            Some(_) | None => self.nodes.insert(id, peer_urls),
+            Some(_) | None => self.nodes.insert(id, node),
         };
         self.version += 1;
         Ok(())
@@ -73,9 +77,7 @@ impl Registry {
 
     /// The nodes by id.
     pub(crate) fn nodes(&self) -> Vec<RegisteredNode> {
-        let node =
-            |(id, peer_urls): (&u64, &Vec<String>)| RegisteredNode { id: *id, peer_urls: peer_urls.clone() };
-        self.nodes.iter().map(node).collect()
+        self.nodes.values().cloned().collect()
     }
 }
 

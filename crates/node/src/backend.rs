@@ -8,11 +8,13 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use conclave_api::errors::EtcdError;
 use conclave_api::etcdserverpb::Member;
 use conclave_kv::Reader;
 use thiserror::Error;
 
 use crate::identity::Identity;
+pub use crate::membership::{Add, Change, Update};
 use crate::metrics::BackendMetrics;
 
 /// A future of a trait object's method.
@@ -44,6 +46,18 @@ pub trait Backend: Send + Sync {
 
     /// The cluster's members, by id.
     fn members(&self) -> Vec<Member>;
+
+    /// Has the leader change the membership, and gives the member's id once [`members`](Self::members) shows it.
+    ///
+    /// # Errors
+    /// etcd's.
+    fn change_members(&self, change: Change) -> BoxFuture<'_, Result<u64, EtcdError>>;
+
+    /// Hands leadership, which this member must have, to another.
+    ///
+    /// # Errors
+    /// etcd's.
+    fn move_leader(&self, to: u64) -> BoxFuture<'_, Result<(), EtcdError>>;
 
     /// Sizes of what the member keeps on disk.
     fn storage(&self) -> StorageStatus;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <data-dir>/LOCK       held (flock) for as long as a node runs on the directory
-//! <data-dir>/IDENTITY   JSON: format, cluster and member id, name; written once, synced
+//! <data-dir>/IDENTITY   JSON: format, cluster, member, and what it started from; written once, synced
+//! <data-dir>/PEERS      JSON: by which data directory each other member is known
 //! <data-dir>/…          what the node's stores keep
 //! ```
 //!
@@ -16,8 +17,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::ClusterState;
-use crate::identity::Identity;
+use crate::config::Config;
+use crate::config::url::Url;
+use crate::identity::{self, Bootstrap, Identity, IdentityError, Peer};
 
 /// The layout of the directory that this version writes and reads.
 pub const FORMAT: u32 = 1;
@@ -33,7 +35,6 @@ const REMAINS: [&str; 3] = [LOCK, IDENTITY_NEW, "lost+found"];
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    fresh: bool,
     _lock: File,
 }
 
@@ -86,6 +87,9 @@ pub enum DataDirError {
         /// Its format.
         found: u32,
     },
+    /// The flags describe no member.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The directory belongs to another cluster.
     #[error(
         "the data directory {} belongs to cluster {found:x} (member {name:?}), not to cluster {expected:x} that the flags describe",
@@ -116,11 +120,6 @@ pub enum DataDirError {
         /// The configured member.
         expected: u64,
     },
-    /// A new member of a running cluster.
-    #[error(
-        "joining a running cluster (--initial-cluster-state=existing) is known to etcd but not served by conclave yet"
-    )]
-    Joining,
 }
 
 /// The contents of the identity file. Ids are hexadecimal texts: JSON numbers lose precision beyond 2⁵³.
@@ -133,6 +132,43 @@ struct IdentityFile {
     member_id: String,
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    founding: bool,
+    #[serde(default)]
+    replica: String,
+    #[serde(default)]
+    incarnation: String,
+    #[serde(default)]
+    members: Vec<MemberFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct MemberFile {
+    id: String,
+    name: String,
+    peer_urls: Vec<String>,
+}
+
+/// Reads what a member that has started before started from, and compares it with its flags. `None` for a directory that is yet to be
+/// made. Changes nothing.
+///
+/// The flags that describe the cluster count only at the first start, as in etcd: members come and go after it. What must agree is the
+/// cluster's token and the member's name.
+///
+/// # Errors
+/// Where the directory cannot be this node's.
+pub fn standing(path: &Path, config: &Config) -> Result<Option<Bootstrap>, DataDirError> {
+    refuse_etcd(path)?;
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    refuse_foreign(path)?;
+    let Some(found) = read_identity(path)? else { return Ok(None) };
+    let bootstrap = found.bootstrap(path)?;
+    found.compare(path, &bootstrap, config)?;
+    Ok(Some(bootstrap))
 }
 
 impl DataDir {
@@ -141,42 +177,29 @@ impl DataDir {
     ///
     /// # Errors
     /// See [`DataDirError`]; nothing of the directory's contents has been changed then.
-    pub fn open(
-        path: &Path,
-        identity: Identity,
-        name: &str,
-        state: ClusterState,
-    ) -> Result<Self, DataDirError> {
-        refuse_etcd(path)?;
+    pub fn open(path: &Path, bootstrap: &Bootstrap, config: &Config) -> Result<Self, DataDirError> {
         let created = create(path)?;
         if !created {
             refuse_foreign(path)?;
         }
         let lock = lock(path)?;
-        let fresh = match read_identity(path)? {
+        match read_identity(path)? {
+            // Another may have come between, before the lock was taken.
             Some(found) => {
-                compare(path, &found, identity)?;
-                false
+                let standing = found.bootstrap(path)?;
+                if standing.identity != bootstrap.identity || standing.incarnation != bootstrap.incarnation {
+                    return Err(DataDirError::Locked(path.to_owned()));
+                }
             }
-            None if state == ClusterState::Existing => return Err(DataDirError::Joining),
-            None => {
-                write_identity(path, identity, name)?;
-                true
-            }
-        };
-        Ok(Self { path: path.to_owned(), fresh, _lock: lock })
+            None => write_identity(path, bootstrap, config)?,
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether the member starts here for the first time.
-    #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
     }
 }
 
@@ -263,41 +286,73 @@ fn read_identity(path: &Path) -> Result<Option<IdentityFile>, DataDirError> {
     Ok(Some(identity))
 }
 
-fn compare(path: &Path, found: &IdentityFile, expected: Identity) -> Result<(), DataDirError> {
-    let id = |text: &str| {
-        u64::from_str_radix(text, 16).map_err(|_| DataDirError::Damaged {
-            path: path.join(IDENTITY),
-            reason: format!("{text:?} is not an id"),
+impl IdentityFile {
+    fn of(bootstrap: &Bootstrap, config: &Config) -> Self {
+        let member = |peer: &Peer| MemberFile {
+            id: format!("{:x}", peer.id),
+            name: peer.name.clone(),
+            peer_urls: peer.peer_urls.iter().map(ToString::to_string).collect(),
+        };
+        Self {
+            format: FORMAT,
+            cluster_id: format!("{:x}", bootstrap.identity.cluster_id),
+            member_id: format!("{:x}", bootstrap.identity.member_id),
+            name: config.name.clone(),
+            token: config.initial_cluster_token.clone(),
+            founding: bootstrap.founding,
+            replica: format!("{:x}", bootstrap.replica),
+            incarnation: format!("{:x}", bootstrap.incarnation),
+            members: bootstrap.members.iter().map(member).collect(),
+        }
+    }
+
+    fn bootstrap(&self, path: &Path) -> Result<Bootstrap, DataDirError> {
+        let damaged = |reason: String| DataDirError::Damaged { path: path.join(IDENTITY), reason };
+        let id = |text: &str| {
+            u64::from_str_radix(text, 16)
+                .ok()
+                .filter(|id| *id > 0)
+                .ok_or_else(|| damaged(format!("{text:?} is not an id")))
+        };
+        let member = |member: &MemberFile| {
+            let urls = member.peer_urls.iter().map(|url| Url::parse(url));
+            let peer_urls = urls.collect::<Result<_, _>>().map_err(|error| damaged(error.to_string()))?;
+            Ok::<_, DataDirError>(Peer { id: id(&member.id)?, name: member.name.clone(), peer_urls })
+        };
+        Ok(Bootstrap {
+            identity: Identity { cluster_id: id(&self.cluster_id)?, member_id: id(&self.member_id)? },
+            members: self.members.iter().map(member).collect::<Result<_, _>>()?,
+            founding: self.founding,
+            replica: id(&self.replica)?,
+            incarnation: id(&self.incarnation)?,
         })
-    };
-    let (cluster_id, member_id) = (id(&found.cluster_id)?, id(&found.member_id)?);
-    if cluster_id != expected.cluster_id {
-        return Err(DataDirError::OtherCluster {
-            path: path.to_owned(),
-            found: cluster_id,
-            name: found.name.clone(),
-            expected: expected.cluster_id,
-        });
     }
-    if member_id != expected.member_id {
-        return Err(DataDirError::OtherMember {
+
+    fn compare(&self, path: &Path, found: &Bootstrap, config: &Config) -> Result<(), DataDirError> {
+        if self.token == config.initial_cluster_token && self.name == config.name {
+            return Ok(());
+        }
+        let described = identity::bootstrap(config)?.identity;
+        if self.token != config.initial_cluster_token {
+            return Err(DataDirError::OtherCluster {
+                path: path.to_owned(),
+                found: found.identity.cluster_id,
+                name: self.name.clone(),
+                expected: described.cluster_id,
+            });
+        }
+        Err(DataDirError::OtherMember {
             path: path.to_owned(),
-            found: member_id,
-            name: found.name.clone(),
-            expected: expected.member_id,
-        });
+            found: found.identity.member_id,
+            name: self.name.clone(),
+            expected: described.member_id,
+        })
     }
-    Ok(())
 }
 
 /// Writes aside, syncs, renames, syncs the directory: after a crash the file is whole or absent.
-fn write_identity(path: &Path, identity: Identity, name: &str) -> Result<(), DataDirError> {
-    let contents = IdentityFile {
-        format: FORMAT,
-        cluster_id: format!("{:x}", identity.cluster_id),
-        member_id: format!("{:x}", identity.member_id),
-        name: name.to_owned(),
-    };
+fn write_identity(path: &Path, bootstrap: &Bootstrap, config: &Config) -> Result<(), DataDirError> {
+    let contents = IdentityFile::of(bootstrap, config);
     let file = path.join(IDENTITY_NEW);
     let write = || {
         let mut text = serde_json::to_vec_pretty(&contents)?;
@@ -318,35 +373,55 @@ fn sync_directory(path: &Path) -> Result<(), DataDirError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::url::parse_members;
 
-    const ME: Identity = Identity { cluster_id: 0xc1, member_id: 0xa };
-
-    fn open(path: &Path, identity: Identity) -> Result<DataDir, DataDirError> {
-        DataDir::open(path, identity, "m1", ClusterState::New)
+    fn config(name: &str, token: &str) -> Config {
+        Config {
+            name: name.to_owned(),
+            initial_cluster: parse_members("m1=http://h:1,m2=http://h:2").unwrap(),
+            initial_cluster_token: token.to_owned(),
+            ..Config::default()
+        }
     }
 
-    fn refusal(path: &Path, identity: Identity) -> String {
-        let error = open(path, identity).expect_err("refused").to_string();
+    /// As a node opens it.
+    fn open(path: &Path, config: &Config) -> Result<DataDir, DataDirError> {
+        let bootstrap = match standing(path, config)? {
+            Some(bootstrap) => bootstrap,
+            None => identity::bootstrap(config)?,
+        };
+        DataDir::open(path, &bootstrap, config)
+    }
+
+    fn refusal(path: &Path, config: &Config) -> String {
+        let error = open(path, config).expect_err("refused").to_string();
         error.replace(&path.display().to_string(), "DIR")
     }
 
     #[test]
-    fn a_directory_is_created_and_found_again() {
+    fn a_directory_is_created_and_found_again_as_it_was_made() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b");
-        assert!(open(&path, ME).unwrap().is_fresh());
-        assert!(!open(&path, ME).unwrap().is_fresh());
-        // The state counts only at the first start.
-        DataDir::open(&path, ME, "m1", ClusterState::Existing).unwrap();
+        let me = config("m1", "t");
+        assert!(standing(&path, &me).unwrap().is_none());
+        let bootstrap = identity::bootstrap(&me).unwrap();
+        drop(DataDir::open(&path, &bootstrap, &me).unwrap());
+        // The list of members counts only at the first start.
+        let later = Config { initial_cluster: parse_members("m1=http://h:9").unwrap(), ..me };
+        assert_eq!(standing(&path, &later).unwrap(), Some(bootstrap));
+        drop(open(&path, &later).unwrap());
     }
 
     #[test]
     fn two_nodes_never_share_a_directory() {
         let root = tempfile::tempdir().unwrap();
-        let held = open(root.path(), ME).unwrap();
-        assert_eq!(refusal(root.path(), ME), "the data directory DIR is locked by a running node");
+        let me = config("m1", "t");
+        let held = open(root.path(), &me).unwrap();
+        assert_eq!(refusal(root.path(), &me), "the data directory DIR is locked by a running node");
         drop(held);
-        open(root.path(), ME).unwrap();
+        drop(open(root.path(), &me).unwrap());
+        let another = Bootstrap { incarnation: 1, ..identity::bootstrap(&me).unwrap() };
+        assert!(DataDir::open(root.path(), &another, &me).is_err(), "made by another that came between");
     }
 
     #[test]
@@ -354,17 +429,18 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join(LOCK), "").unwrap();
         fs::write(root.path().join(IDENTITY_NEW), "{\"form").unwrap();
-        assert!(open(root.path(), ME).unwrap().is_fresh());
+        drop(open(root.path(), &config("m1", "t")).unwrap());
     }
 
     #[test]
     fn directories_of_others_are_refused_untouched() {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
+        let me = config("m1", "t");
         fs::create_dir_all(path("etcd/member/wal")).unwrap();
         fs::create_dir_all(path("foreign")).unwrap();
         fs::write(path("foreign").join("photo.png"), "x").unwrap();
-        drop(open(&path("mine"), ME).unwrap());
+        drop(open(&path("mine"), &me).unwrap());
         for (name, identity) in [
             ("damaged", "\u{0}"),
             ("newer", "{\"format\": 7, \"shards\": []}"),
@@ -375,27 +451,25 @@ mod tests {
         }
         fs::write(path("file"), "x").unwrap();
         let refusals = [
-            refusal(&path("etcd"), ME),
-            refusal(&path("foreign"), ME),
-            refusal(&path("mine"), Identity { cluster_id: 0xc2, ..ME }),
-            refusal(&path("mine"), Identity { member_id: 0xb, ..ME }),
-            refusal(&path("damaged"), ME),
-            refusal(&path("newer"), ME),
-            refusal(&path("ids"), ME),
-            refusal(&path("file"), ME),
-            DataDir::open(&path("new"), ME, "m1", ClusterState::Existing).expect_err("refused").to_string(),
+            refusal(&path("etcd"), &me),
+            refusal(&path("foreign"), &me),
+            refusal(&path("mine"), &config("m1", "u")),
+            refusal(&path("mine"), &config("m2", "t")),
+            refusal(&path("damaged"), &me),
+            refusal(&path("newer"), &me),
+            refusal(&path("ids"), &me),
+            refusal(&path("file"), &me),
         ]
         .join("\n");
         expect_test::expect![[r#"
             DIR is a data directory of etcd; conclave has a format of its own and does not read it: give another --data-dir
             the data directory DIR holds no conclave data but is not empty (it has "photo.png")
-            the data directory DIR belongs to cluster c1 (member "m1"), not to cluster c2 that the flags describe
-            the data directory DIR belongs to member a ("m1") of this cluster, not to member b
+            the data directory DIR belongs to cluster 4ce1c53721500d10 (member "m1"), not to cluster 7ee1aa1863bc5fdb that the flags describe
+            the data directory DIR belongs to member a82626a823adb5c ("m1") of this cluster, not to member 94216ff6ab85f4d4
             the identity file DIR/IDENTITY is damaged: expected value at line 1 column 1
             the data directory DIR has format 7; this version of conclave reads format 1
             the identity file DIR/IDENTITY is damaged: "?" is not an id
-            cannot create the data directory DIR: File exists (os error 17)
-            joining a running cluster (--initial-cluster-state=existing) is known to etcd but not served by conclave yet"#]].assert_eq(&refusals);
+            cannot create the data directory DIR: File exists (os error 17)"#]].assert_eq(&refusals);
         assert_eq!(fs::read_dir(path("etcd")).unwrap().count(), 1);
         assert_eq!(fs::read_dir(path("foreign")).unwrap().count(), 1);
     }

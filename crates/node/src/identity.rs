@@ -38,13 +38,19 @@ pub struct Peer {
     pub peer_urls: Vec<Url>,
 }
 
-/// The cluster a configuration describes, seen from one member.
+/// What a member starts from: it is decided when its data directory is made, and for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
     /// Who this member is.
     pub identity: Identity,
-    /// All members, this one too, by id.
+    /// All members of that time, this one too, by id.
     pub members: Vec<Peer>,
+    /// Whether it was among those that founded the cluster.
+    pub founding: bool,
+    /// Its replica of the data group.
+    pub replica: u64,
+    /// Names its data directory: drawn when that is made. Never zero.
+    pub incarnation: u64,
 }
 
 /// Why no ids can be derived.
@@ -78,7 +84,29 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, IdentityError> {
         .ok_or_else(|| IdentityError::NotAMember(config.name.clone()))?
         .id;
     let cluster_id = digest(members.iter().map(|peer| peer.id.to_be_bytes()));
-    Ok(Bootstrap { identity: Identity { cluster_id, member_id }, members })
+    // The founders' replicas are numbered from 1 in the order of their ids: every member derives the same.
+    let replica = members.iter().take_while(|peer| peer.id != member_id).count() as u64 + 1;
+    Ok(Bootstrap {
+        identity: Identity { cluster_id, member_id },
+        members,
+        founding: true,
+        replica,
+        incarnation: new_incarnation(),
+    })
+}
+
+/// An id for a member that is added to a running cluster: like etcd's, of its addresses, the token and the time, so that one who is
+/// added again is another.
+pub(crate) fn new_member_id(peer_urls: &[String], token: &str) -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let parts = peer_urls.iter().map(|url| url.as_bytes().to_vec());
+    digest(parts.chain([token.as_bytes().to_vec(), now.to_be_bytes().to_vec()]))
+}
+
+/// A name for a data directory that is being made: of the system's randomness.
+pub(crate) fn new_incarnation() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish().max(1)
 }
 
 fn member_id(urls: &[Url], token: &str) -> u64 {
@@ -122,6 +150,7 @@ mod tests {
         let a = bootstrap(&config("a", members, "t")).unwrap();
         let b = bootstrap(&config("b", "c=http://h:3,b=http://h:2,a=http://h:1", "t")).unwrap();
         assert_eq!((a.identity.cluster_id, &a.members), (b.identity.cluster_id, &b.members));
+        assert_ne!((a.replica, a.incarnation), (b.replica, b.incarnation));
         assert_ne!(a.identity.member_id, b.identity.member_id);
         let other = bootstrap(&config("a", members, "u")).unwrap();
         assert_ne!(a.identity.cluster_id, other.identity.cluster_id);

@@ -18,8 +18,8 @@ pub mod config;
 pub mod datadir;
 pub mod front;
 pub mod identity;
-mod introductions;
 pub mod logging;
+mod membership;
 pub mod metrics;
 mod node;
 pub mod notify;
@@ -29,5 +29,6 @@ mod service;
 
 pub use backend::Backend;
 pub use config::Config;
+pub use membership::JoinError;
 pub use node::{Node, NodeError};
 pub use run::{RunError, run};

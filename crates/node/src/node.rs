@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use conclave_consensus::NodeId;
 use conclave_replica::Shell;
-use conclave_transport::TcpTransport;
+use conclave_transport::{Refusal, TcpTransport};
 use thiserror::Error;
 use tokio::task::JoinHandle;
 
 use crate::Backend;
-use crate::config::{Config, ConfigError};
-use crate::datadir::{DataDir, DataDirError};
+use crate::config::{ClusterState, Config, ConfigError};
+use crate::datadir::{self, DataDir, DataDirError};
 use crate::front::{Front, ListenError, Listeners};
 use crate::identity::{self, IdentityError};
+use crate::membership::{self, JoinError, Members};
 use crate::replicated::{self, DATA, Network, Replicated, Running};
 
 /// How long a stop waits for another member to take leadership over.
@@ -73,6 +74,20 @@ pub enum NodeError {
     /// The engine cannot start from them.
     #[error(transparent)]
     Engine(#[from] conclave_raft::BootError),
+    /// The cluster that runs already cannot be joined.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The others say that this member is none of them.
+    #[error("the other members do not take this one for theirs: {0}")]
+    Dismissed(Refusal),
+    /// What is noted of the other members cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Peers {
+        /// The file's directory.
+        path: PathBuf,
+        /// What the operating system said, or what is wrong with the file.
+        source: std::io::Error,
+    },
     /// The operating system gives no threads.
     #[error("cannot start a thread: {0}")]
     Threads(std::io::Error),
@@ -87,7 +102,8 @@ pub struct Node {
     shell: Shell,
     backend: Arc<Replicated>,
     transport: Arc<TcpTransport>,
-    asking: JoinHandle<()>,
+    members: Arc<Members>,
+    tasks: Vec<JoinHandle<()>>,
     _network: Network,
     _data_dir: DataDir,
 }
@@ -105,17 +121,23 @@ impl Node {
     /// Whatever kept it from starting; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
         config.validate()?;
-        let bootstrap = identity::bootstrap(&config)?;
+        let bootstrap = match datadir::standing(&config.data_dir, &config)? {
+            Some(standing) => standing,
+            None if config.initial_cluster_state == ClusterState::Existing => {
+                membership::find_cluster(&config).await?
+            }
+            None => identity::bootstrap(&config)?,
+        };
         // Before anything is written: a port in use is the likeliest mistake, and a directory would keep the identity it was made with.
         let listeners = Listeners::bind(&config)?;
-        let transport = replicated::listen(&config, &bootstrap).await?;
-        let data_dir =
-            DataDir::open(&config.data_dir, bootstrap.identity, &config.name, config.initial_cluster_state)?;
+        let listening = replicated::listen(&config, &bootstrap).await?;
+        let data_dir = DataDir::open(&config.data_dir, &bootstrap, &config)?;
+        let members = Members::new(&bootstrap, &config);
         let Running { backend, shell, transport, network } =
-            replicated::start(&config, &bootstrap, data_dir.path(), transport)?;
-        let asking = tokio::spawn(Arc::clone(backend.introductions()).keep_asking(shell.handle()));
+            replicated::start(&config, &bootstrap, data_dir.path(), listening, &members).await?;
+        let tasks = members.begin(shell.handle(), backend.reader().clone(), Arc::clone(&transport));
         let front = Front::serve(listeners, &config, Arc::clone(&backend) as Arc<dyn Backend>);
-        Ok(Self { front, shell, backend, transport, asking, _network: network, _data_dir: data_dir })
+        Ok(Self { front, shell, backend, transport, members, tasks, _network: network, _data_dir: data_dir })
     }
 
     /// The address of the first listener for clients.
@@ -126,13 +148,16 @@ impl Node {
 
     /// Returns when the node has to halt by itself, as when its disk fails.
     pub async fn halted(&mut self) -> NodeError {
-        self.backend.handle().failed().await.into()
+        tokio::select! {
+            fatal = self.backend.handle().failed() => fatal.into(),
+            refusal = self.members.dismissed() => NodeError::Dismissed(refusal),
+        }
     }
 
     /// Stops the node cleanly: hands leadership over if it leads and another member can take it, lets requests under way end, and syncs.
     pub async fn shutdown(self) {
         self.hand_over().await;
-        self.asking.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         self.front.shutdown().await;
         let shell = self.shell;
         // The threads may be in a sync: not for a runtime's thread to wait for.

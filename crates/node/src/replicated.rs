@@ -1,11 +1,18 @@
 //! The backend that replicates: opens what is durable, boots the group, and joins replica, transport and store behind
 //! the services.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use conclave_api::etcdserverpb::Member;
-use conclave_consensus::{Config as Membership, Consensus, GroupId, NodeId, ReplicaId, SnapshotMeta, Timing};
+use conclave_api::{errors::EtcdError, etcdserverpb::Member};
+use conclave_consensus::{
+    Config as Membership, Consensus, GroupId, NodeId, ReplicaId, Slot, SnapshotMeta, Timing,
+};
 use conclave_kv::{Machine, Reader};
 use conclave_raft::{Raft, RaftConfig};
 use conclave_replica::{
@@ -16,13 +23,13 @@ use conclave_storage::{
     Disk, HOST_GROUP, LogStore, LsmEngine, LsmOptions, RealDisk, StateEngine, StateStore, Wal, WalObserver,
     WalOptions,
 };
-use conclave_transport::{ClusterId, TcpOptions, TcpTransport};
+use conclave_transport::{ClusterId, Inbound, Packet, TcpOptions, TcpTransport};
 
 use crate::{
     backend::{Backend, BarrierError, BoxFuture, ProposeError, RaftStatus, StorageStatus},
     config::Config,
     identity::{Bootstrap, Identity},
-    introductions::Introductions,
+    membership::{Acquaintances, Change, Members, wait_for_recognition},
     metrics::{BackendMetrics, Counter, Histogram, PeerMetrics},
     node::NodeError,
 };
@@ -33,6 +40,9 @@ const VALUE_CACHE_BYTES: usize = 10 << 20;
 const PENDING_BYTES: usize = 8 << 20;
 /// How many bytes of the engine's blocks stay in memory: enough for the indices and filters of half a gigabyte.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
+
+/// What the state takes before the first checkpoint, in whole blocks. Never zero: `etcdctl endpoint status` divides by it.
+const EMPTY_STATE_BYTES: u64 = 16 << 10;
 
 /// The one group that holds all keys.
 pub(crate) const DATA: GroupId = GroupId(1);
@@ -62,7 +72,7 @@ pub(crate) struct Replicated {
     handle: Handle,
     role: tokio::sync::watch::Receiver<conclave_replica::Role>,
     reader: Reader,
-    introductions: Arc<Introductions>,
+    members: Arc<Members>,
     wal: Arc<Wal>,
     state: Arc<dyn StateStore>,
     transport: Arc<TcpTransport>,
@@ -106,14 +116,35 @@ impl Drop for Network {
     }
 }
 
+/// Delivers to the shell, once there is one: what comes before is lost, as on a network.
+#[derive(Debug, Default)]
+struct Inlet(OnceLock<Arc<dyn Inbound>>);
+
+impl Inbound for Inlet {
+    fn receive(&self, from: NodeId, packets: Vec<Packet>) {
+        if let Some(inbound) = self.0.get() {
+            inbound.receive(from, packets);
+        }
+    }
+}
+
+/// A transport that has claimed its addresses.
+pub(crate) struct Listening {
+    network: Network,
+    transport: Arc<TcpTransport>,
+    door: Arc<Acquaintances>,
+}
+
 /// Listens for peers, who are not answered before [`start`].
-pub(crate) async fn listen(
-    config: &Config,
-    bootstrap: &Bootstrap,
-) -> Result<(Network, Arc<TcpTransport>), NodeError> {
+pub(crate) async fn listen(config: &Config, bootstrap: &Bootstrap) -> Result<Listening, NodeError> {
     let Identity { cluster_id, member_id } = bootstrap.identity;
     let listen = config.listen_peer_urls.iter().map(crate::config::url::Url::authority).collect();
-    let options = TcpOptions::new(NodeId(member_id), ClusterId(cluster_id), listen);
+    let door = Arc::new(Acquaintances::default());
+    let options = TcpOptions {
+        incarnation: bootstrap.incarnation,
+        doorkeeper: Arc::clone(&door) as _,
+        ..TcpOptions::new(NodeId(member_id), ClusterId(cluster_id), listen)
+    };
     // A thread of its own: a long read in a client's request must never keep heartbeats waiting.
     let network = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -123,16 +154,19 @@ pub(crate) async fn listen(
         .map_err(NodeError::Threads)?;
     let network = Network(Some(network));
     let transport = Arc::new(network.run(TcpTransport::bind(options)).await?);
-    Ok((network, transport))
+    Ok(Listening { network, transport, door })
 }
 
 /// Opens the log and the state under `data_dir` and starts everything but the services.
-pub(crate) fn start(
+pub(crate) async fn start(
     config: &Config,
     bootstrap: &Bootstrap,
     data_dir: &Path,
-    (network, transport): (Network, Arc<TcpTransport>),
+    Listening { network, transport, door }: Listening,
+    members: &Arc<Members>,
 ) -> Result<Running, NodeError> {
+    door.open(data_dir).map_err(|source| NodeError::Peers { path: data_dir.to_owned(), source })?;
+    door.speak_for(Arc::downgrade(members));
     let Identity { cluster_id, member_id } = bootstrap.identity;
     let node = NodeId(member_id);
     let times = Arc::new(DiskTimes::default());
@@ -152,14 +186,21 @@ pub(crate) fn start(
     let generation = found.reset.as_ref().map_or(0, |reset| reset.generation);
     let engine = LsmEngine::open(data_dir.join("state"), &LsmOptions { cache_bytes: BLOCK_CACHE_BYTES })?;
     let state = engine.store(DATA, generation)?;
-    let membership = Membership::of_voters(replicas(bootstrap));
+    // One that was added is told by its leader who belongs to the group.
+    let membership =
+        if bootstrap.founding { Membership::of_voters(replicas(bootstrap)) } else { Membership::default() };
     let checkpoint: Option<SnapshotMeta> = state.checkpoint().map(|checkpoint| checkpoint.meta);
-    let (machine, reader) = Machine::open(
-        Arc::clone(&state),
-        conclave_kv::Options { value_cache_bytes: VALUE_CACHE_BYTES, ..conclave_kv::Options::default() },
-    )?;
+    let options =
+        conclave_kv::Options { value_cache_bytes: VALUE_CACHE_BYTES, observer: Some(members.observer()) };
+    let (machine, reader) = Machine::open(Arc::clone(&state), options)?;
 
-    let replica = replica_of(bootstrap);
+    let inlet = Arc::new(Inlet::default());
+    transport.start(Arc::clone(&inlet) as _);
+    let holds_nothing = found.meta.is_empty() && found.last == Slot(0) && checkpoint.is_none();
+    if bootstrap.founding && bootstrap.members.len() > 1 && holds_nothing {
+        wait_for_recognition(bootstrap).await.map_err(NodeError::Dismissed)?;
+    }
+    let replica = ReplicaId(bootstrap.replica);
     // Differs between replicas and between boots; what it decides (timeouts) need not be secret.
     let seed = member_id ^ epoch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let boot = boot_group(log.as_ref(), DATA, replica, checkpoint, &membership, boot_time(), seed)?;
@@ -173,11 +214,6 @@ pub(crate) fn start(
     let meta = SnapshotMeta { generation, ..boot.state.clone() };
     let core: Box<dyn Consensus> = Box::new(Raft::new(boot, raft_config(config))?);
 
-    let introductions = Introductions::new(
-        bootstrap,
-        &config.name,
-        config.advertise_client_urls.iter().map(ToString::to_string).collect(),
-    );
     let shell_config = ShellConfig {
         host: HostConfig { parked_for: config.election_timeout * 3, ..HostConfig::of(node, epoch) },
         checkpoint: CheckpointPolicy {
@@ -189,13 +225,14 @@ pub(crate) fn start(
         ..ShellConfig::of(node, epoch)
     };
     let setup = GroupSetup { group: DATA, core, machine: Box::new(machine), state: meta };
-    let prepared = Prepared::new(shell_config, vec![setup], Some(Arc::clone(&introductions) as _));
+    let prepared = Prepared::new(shell_config, vec![setup], Some(Arc::clone(members) as _));
     for peer in bootstrap.members.iter().filter(|peer| peer.id != member_id) {
         if let Some(url) = peer.peer_urls.first() {
             transport.set_peer(NodeId(peer.id), &url.authority());
         }
     }
-    transport.start(prepared.inbound());
+    // Set once.
+    let _ = inlet.0.set(prepared.inbound());
     let shell =
         prepared.start(log, Arc::clone(&transport) as _, network.handle()).map_err(NodeError::Threads)?;
     let handle = shell.handle();
@@ -205,7 +242,7 @@ pub(crate) fn start(
         handle,
         role,
         reader,
-        introductions,
+        members: Arc::clone(members),
         wal,
         state,
         transport: Arc::clone(&transport),
@@ -218,13 +255,6 @@ pub(crate) fn start(
 /// The initial members in the order of their ids, numbered from 1: every member derives the same.
 fn replicas(bootstrap: &Bootstrap) -> impl Iterator<Item = (ReplicaId, NodeId)> + '_ {
     (1..).map(ReplicaId).zip(bootstrap.members.iter().map(|peer| NodeId(peer.id)))
-}
-
-fn replica_of(bootstrap: &Bootstrap) -> ReplicaId {
-    replicas(bootstrap)
-        .find(|(_, node)| node.0 == bootstrap.identity.member_id)
-        .map(|(replica, _)| replica)
-        .expect("the bootstrap holds this member, as its making checked")
 }
 
 /// Spreads the members' checkpoints evenly.
@@ -263,10 +293,6 @@ fn open_disk(path: &Path) -> Result<Arc<dyn Disk>, NodeError> {
 impl Replicated {
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
-    }
-
-    pub(crate) fn introductions(&self) -> &Arc<Introductions> {
-        &self.introductions
     }
 }
 
@@ -314,16 +340,24 @@ impl Backend for Replicated {
             leader: role.leader.map(|node| node.0),
             committed_index: self.handle.committed(DATA).0,
             applied_index: self.handle.applied(DATA).0,
-            is_learner: false,
+            is_learner: self.members.is_learner(),
         }
     }
 
     fn members(&self) -> Vec<Member> {
-        self.introductions.members()
+        self.members.list()
+    }
+
+    fn change_members(&self, change: Change) -> BoxFuture<'_, Result<u64, EtcdError>> {
+        Box::pin(self.members.change(change))
+    }
+
+    fn move_leader(&self, to: u64) -> BoxFuture<'_, Result<(), EtcdError>> {
+        Box::pin(self.members.move_leader(to))
     }
 
     fn storage(&self) -> StorageStatus {
-        let size_bytes = self.state.size_bytes();
+        let size_bytes = self.state.size_bytes().max(EMPTY_STATE_BYTES);
         StorageStatus { size_bytes, in_use_bytes: size_bytes }
     }
 

@@ -133,7 +133,10 @@ pub(crate) struct Identity {
 pub trait Doorkeeper: Send + Sync + std::fmt::Debug {
     /// Whether the node comes with the data directory that it is known by, or with its first. The first one is durably remembered when
     /// this returns: what a node promises is worth something only as long as nobody else can come under its name.
-    fn recognises(&self, node: NodeId, incarnation: u64) -> bool;
+    ///
+    /// # Errors
+    /// If it cannot be remembered; the connection is given up, and will be tried again.
+    fn recognises(&self, node: NodeId, incarnation: u64) -> io::Result<bool>;
 
     /// What is said to those who enquire, in the embedding program's encoding; at most 256 KiB.
     fn about(&self) -> bytes::Bytes;
@@ -144,8 +147,8 @@ pub trait Doorkeeper: Send + Sync + std::fmt::Debug {
 pub struct OpenDoor;
 
 impl Doorkeeper for OpenDoor {
-    fn recognises(&self, _: NodeId, _: u64) -> bool {
-        true
+    fn recognises(&self, _: NodeId, _: u64) -> io::Result<bool> {
+        Ok(true)
     }
 
     fn about(&self) -> bytes::Bytes {
@@ -250,35 +253,27 @@ pub(crate) async fn receive(
 ) -> Result<Arrival, HandshakeError> {
     let hello: Hello = read_word(stream, WORD_BYTES_MAX).await?;
     let from = NodeId(hello.from);
-    // One that does not know yet who it is has nothing to be recognised by.
-    let recognised = || from == NodeId(0) || door.recognises(from, hello.incarnation);
     let lane = Lane::ALL.into_iter().find(|lane| *lane as u32 == hello.lane);
-    let same_cluster = if hello.enquires {
-        Ok(())
-    } else {
-        check(own, hello.cluster, (hello.version_min, hello.version_max))
-    };
-    let verdict = same_cluster.and_then(|()| {
-        if hello.enquires {
-            if removed(from) {
-                Err(Refusal::Removed(from))
-            } else if recognised() {
-                Ok(())
+    let mut verdict = match () {
+        // One that enquires may not know yet of which cluster it will be.
+        () if hello.enquires => Ok(()),
+        () => check(own, hello.cluster, (hello.version_min, hello.version_max)).and_then(|()| {
+            if hello.to != own.node.0 {
+                Err(Refusal::Target { wanted: NodeId(hello.to), here: own.node })
+            } else if from == own.node {
+                Err(Refusal::SameId(own.node))
             } else {
-                Err(Refusal::Replaced(from))
+                Ok(())
             }
-        } else if hello.to != own.node.0 {
-            Err(Refusal::Target { wanted: NodeId(hello.to), here: own.node })
-        } else if from == own.node {
-            Err(Refusal::SameId(own.node))
-        } else if removed(from) {
-            Err(Refusal::Removed(from))
-        } else if !recognised() {
-            Err(Refusal::Replaced(from))
-        } else {
-            Ok(())
-        }
-    });
+        }),
+    };
+    if verdict.is_ok() && removed(from) {
+        verdict = Err(Refusal::Removed(from));
+    }
+    // Nor who it is: then there is nothing to recognise it by.
+    if verdict.is_ok() && from != NodeId(0) && !door.recognises(from, hello.incarnation)? {
+        verdict = Err(Refusal::Replaced(from));
+    }
     let answer = Answer {
         code: verdict.err().map_or(0, Refusal::code),
         version_min: own.versions.0,
@@ -389,8 +384,8 @@ mod tests {
     struct Strict;
 
     impl Doorkeeper for Strict {
-        fn recognises(&self, _: NodeId, incarnation: u64) -> bool {
-            incarnation != 13
+        fn recognises(&self, _: NodeId, incarnation: u64) -> io::Result<bool> {
+            Ok(incarnation != 13)
         }
 
         fn about(&self) -> bytes::Bytes {

@@ -150,8 +150,11 @@ fn a_snapshot_whose_header_cannot_be_is_refused() {
     assert!(with_record(&|record| record.readable_revision = 0).is_err());
     assert!(with_record(&|record| record.compact_revision = record.readable_revision + 1).is_err());
     assert!(with_record(&|record| record.compact_cursor = Bytes::from_static(b"n")).is_err());
-    let node =
-        |id, urls: usize, bytes: usize| RegisteredNode { id, peer_urls: vec!["u".repeat(bytes); urls] };
+    let node = |id, urls: usize, bytes: usize| RegisteredNode {
+        id,
+        peer_urls: vec!["u".repeat(bytes); urls],
+        votes: true,
+    };
     with_record(&|record| record.nodes = vec![node(1, 16, 1024), node(2, 0, 0)]).unwrap();
     for nodes in [
         vec![node(2, 0, 0), node(1, 0, 0)],

@@ -19,7 +19,7 @@ fn url(at: u64) -> String {
 }
 
 fn register(store: &mut Replica, id: u64, peer_urls: &[String]) -> Result<Reply, KvError> {
-    store.command(command::register_node(NodeId(id), peer_urls))
+    store.command(command::register_node(NodeId(id), peer_urls, id % 2 == 0))
 }
 
 fn unregister(store: &mut Replica, id: u64) {
@@ -27,7 +27,7 @@ fn unregister(store: &mut Replica, id: u64) {
 }
 
 fn node(id: u64, peer_urls: &[String]) -> RegisteredNode {
-    RegisteredNode { id, peer_urls: peer_urls.to_vec() }
+    RegisteredNode { id, peer_urls: peer_urls.to_vec(), votes: id % 2 == 0 }
 }
 
 #[test]
@@ -161,7 +161,8 @@ proptest! {
 #[test]
 fn a_url_that_is_no_text_is_malformed() {
     let mut store = Replica::new();
-    let operation = Operation::RegisterNode(RegisterNode { id: 1, peer_urls: vec!["http".to_owned()] });
+    let operation =
+        Operation::RegisterNode(RegisterNode { id: 1, peer_urls: vec!["http".to_owned()], votes: true });
     let mut bytes = Command { operation: Some(operation), ..Command::default() }.encode_to_vec();
     *bytes.last_mut().unwrap() = 0xff;
     assert!(matches!(store.command(bytes.into()), Err(KvError::Malformed)));

@@ -127,6 +127,10 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// Tells clusters apart that start with the same addresses. Default: `etcd-cluster`.
     pub initial_cluster_token: String,
+    /// Whether changes of membership are refused that would leave too few members started or connected. Default: true.
+    pub strict_reconfig_check: bool,
+    /// Most members that only learn. Default: 1.
+    pub max_learners: u32,
     /// Between two heartbeats of a leader. Default: 100 ms.
     pub heartbeat_interval: Duration,
     /// Without a leader before an election. Default: 1 s; at least five heartbeats, at most 50 s.
@@ -225,6 +229,8 @@ impl Config {
             initial_cluster,
             initial_cluster_state,
             initial_cluster_token: text("initial-cluster-token").to_owned(),
+            strict_reconfig_check: truth("strict-reconfig-check"),
+            max_learners: bounded(settings, "max-learners", 1, 64)?,
             heartbeat_interval: millis("heartbeat-interval")?,
             election_timeout: millis("election-timeout")?,
             snapshot_count: number("snapshot-count")?,

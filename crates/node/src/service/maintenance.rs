@@ -7,7 +7,7 @@ use conclave_api::etcdserverpb::alarm_request::AlarmAction;
 use conclave_api::etcdserverpb::maintenance_server::Maintenance;
 use conclave_api::etcdserverpb::{
     AlarmRequest, AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
-    StatusRequest, StatusResponse,
+    MoveLeaderRequest, MoveLeaderResponse, StatusRequest, StatusResponse,
 };
 use conclave_kv::Reader;
 use tonic::{Request, Response, Status, async_trait};
@@ -74,5 +74,14 @@ impl Maintenance for MaintenanceService {
         let mut response = self.0.blocking(move |reader| reader.hash_kv(revision)).await?;
         self.0.fill(response.header.get_or_insert_default());
         Ok(Response::new(response))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        self.0.admit(request.metadata(), false)?;
+        self.0.backend.move_leader(request.get_ref().target_id).await?;
+        Ok(Response::new(MoveLeaderResponse { header: Some(self.0.header()) }))
     }
 }

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use conclave_api::errors::EtcdError;
 use conclave_api::etcdserverpb::Member;
 use conclave_api::etcdserverpb::kv_client::KvClient;
 use conclave_consensus::{Ballot, Entry, GroupId, Kind, NodeId, ProposalId, Slot};
 use conclave_kv::{Machine, Options, Reader};
 use conclave_node::Config;
-use conclave_node::backend::{Backend, BarrierError, BoxFuture, ProposeError, RaftStatus, StorageStatus};
+use conclave_node::backend::{
+    Backend, BarrierError, BoxFuture, Change, ProposeError, RaftStatus, StorageStatus,
+};
 use conclave_node::config::url::Url;
 use conclave_node::front::{Front, Listeners};
 use conclave_node::identity::Identity;
@@ -115,6 +118,14 @@ impl Backend for Fake {
 
     fn members(&self) -> Vec<Member> {
         vec![Member { id: 0xa, name: "m1".to_owned(), ..Member::default() }]
+    }
+
+    fn change_members(&self, _: Change) -> BoxFuture<'_, Result<u64, EtcdError>> {
+        Box::pin(async { Err(EtcdError::MemberNotFound) })
+    }
+
+    fn move_leader(&self, _: u64) -> BoxFuture<'_, Result<(), EtcdError>> {
+        Box::pin(async { Err(EtcdError::NotLeader) })
     }
 
     fn storage(&self) -> StorageStatus {

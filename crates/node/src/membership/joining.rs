@@ -1,0 +1,158 @@
+//! A member's first steps: into a cluster that runs already, or among those that found one.
+
+use std::collections::BTreeSet;
+
+use conclave_consensus::NodeId;
+use conclave_transport::{About, HandshakeError, Plain, Refusal, enquire};
+use prost::Message as _;
+use thiserror::Error;
+use tokio::time::{Duration, Instant, sleep};
+
+use super::wire::ClusterAbout;
+use crate::{
+    config::{Config, url::Url},
+    identity::{Bootstrap, Identity, Peer, new_incarnation},
+};
+
+/// How long a cluster may take to answer one that wants to join: the members that are asked may not all know of it yet.
+const JOINING: Duration = Duration::from_secs(15);
+/// How long one member may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often one that waits says for what.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a running cluster cannot be joined.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// There is nobody to ask.
+    #[error(
+        "--initial-cluster-state=existing joins a running cluster, but --initial-cluster names no other member: list them all, as \
+         `etcdctl member add` printed them"
+    )]
+    Alone,
+    /// Nobody answers.
+    #[error("cannot join: none of the members in --initial-cluster answers; the last one said: {0}")]
+    Nobody(HandshakeError),
+    /// The cluster does not know this member.
+    #[error(
+        "cannot join: the running cluster has no member with the peer URLs {0}; add it first, with `etcdctl member add`, or correct \
+         --initial-advertise-peer-urls"
+    )]
+    NotAMember(String),
+    /// The flags describe another cluster.
+    #[error(
+        "cannot join: error validating peerURLs: --initial-cluster lists {listed}, the running cluster has {found}"
+    )]
+    Unequal {
+        /// By the flags.
+        listed: String,
+        /// By the cluster.
+        found: String,
+    },
+}
+
+/// Asks the members of a running cluster who this one is among them.
+///
+/// # Errors
+/// See [`JoinError`], once [`JOINING`] has passed.
+pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError> {
+    let others: Vec<&Url> = config
+        .initial_cluster
+        .iter()
+        .filter(|(name, _)| **name != config.name)
+        .flat_map(|(_, u)| u)
+        .collect();
+    let until = Instant::now() + JOINING;
+    let mut why = JoinError::Alone;
+    loop {
+        for url in &others {
+            match enquire(&Plain, &url.authority(), NodeId(0), 0, PATIENCE).await {
+                Ok(about) => match among(config, &about) {
+                    Ok(bootstrap) => return Ok(bootstrap),
+                    Err(error) => why = error,
+                },
+                Err(error) if matches!(why, JoinError::Alone | JoinError::Nobody(_)) => {
+                    why = JoinError::Nobody(error);
+                }
+                Err(_) => {}
+            }
+        }
+        if others.is_empty() || Instant::now() >= until {
+            return Err(why);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Finds this member among those of a cluster, which must be those of the flags.
+fn among(config: &Config, about: &About) -> Result<Bootstrap, JoinError> {
+    let cluster = ClusterAbout::decode(about.about.clone()).unwrap_or_default();
+    let own: BTreeSet<String> = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+    let is_own = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<_>>() == own;
+    let Some(this) = cluster.members.iter().find(|member| is_own(&member.peer_urls) && member.replica > 0)
+    else {
+        return Err(JoinError::NotAMember(own.into_iter().collect::<Vec<_>>().join(",")));
+    };
+    let listed: BTreeSet<String> =
+        config.initial_cluster.values().flatten().map(ToString::to_string).collect();
+    let found: BTreeSet<String> = cluster.members.iter().flat_map(|m| m.peer_urls.clone()).collect();
+    if listed != found {
+        let join = |urls: BTreeSet<String>| urls.into_iter().collect::<Vec<_>>().join(",");
+        return Err(JoinError::Unequal { listed: join(listed), found: join(found) });
+    }
+    let members = cluster.members.iter().map(|member| Peer {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect(),
+    });
+    Ok(Bootstrap {
+        identity: Identity { cluster_id: about.cluster.0, member_id: this.id },
+        members: members.collect(),
+        founding: false,
+        replica: this.replica,
+        incarnation: new_incarnation(),
+    })
+}
+
+/// Waits until a founder that holds nothing may take part. It cannot know by itself whether it is new or has lost what it held, so it asks
+/// the others, and goes on once so many do not know it by another data directory that every quorum it could have been part of has one of them
+/// (all of them, of three), or once a quorum, itself included, holds nothing: then there is nothing to lose.
+///
+/// # Errors
+/// If one knows it by another data directory, or knows that it was removed.
+pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Refusal> {
+    let count = bootstrap.members.len();
+    let quorum = count / 2 + 1;
+    let (own, incarnation) = (NodeId(bootstrap.identity.member_id), bootstrap.incarnation);
+    let others = || bootstrap.members.iter().filter(|peer| peer.id != own.0);
+    let mut say_at = Instant::now() + SAY_EVERY;
+    loop {
+        let (mut strangers, mut blank) = (0, 1);
+        let mut silent = Vec::new();
+        for peer in others() {
+            let Some(url) = peer.peer_urls.first() else { continue };
+            match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
+                Ok(about) => {
+                    strangers += 1;
+                    blank += usize::from(ClusterAbout::decode(about.about).is_ok_and(|about| about.blank));
+                }
+                Err(HandshakeError::Refused(refusal @ (Refusal::Replaced(_) | Refusal::Removed(_)))) => {
+                    return Err(refusal);
+                }
+                Err(_) => silent.push(peer.name.as_str()),
+            }
+        }
+        if strangers > count - quorum || blank >= quorum {
+            return Ok(());
+        }
+        if Instant::now() >= say_at {
+            say_at = Instant::now() + SAY_EVERY;
+            tracing::warn!(
+                waits_for = silent.join(","),
+                "waiting for the other founding members to say whether this one was here before"
+            );
+        }
+        sleep(PAUSE).await;
+    }
+}

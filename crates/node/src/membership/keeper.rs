@@ -1,0 +1,127 @@
+//! What a leader finds left to do about its members, and how a member learns that it is one no more.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use conclave_consensus::{MembershipChange, NodeId};
+use conclave_transport::{HandshakeError, Plain, Refusal, enquire};
+use prost::Message as _;
+use tokio::time::{Duration, sleep};
+
+use super::{
+    Members, Running,
+    changes::{reconfigure, register, unregister},
+    wire::ClusterAbout,
+};
+use crate::{config::url::Url, replicated::DATA};
+
+/// For so many rounds in a row a node is registered without a replica before it is forgotten: an addition may be under way, and one that was
+/// removed is to hear of it.
+const ORPHAN_ROUNDS: u32 = 8;
+/// After so many rounds without a leader a member asks whether it is still one.
+const LONELY_ROUNDS: u32 = 5;
+/// How long the one who is asked may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Members {
+    /// Does what is to be done, once an election timeout, until the task is aborted.
+    pub(super) async fn keep_house(self: Arc<Self>) {
+        let Some(running) = self.running.get() else { return };
+        let mut orphans = BTreeMap::new();
+        let mut lonely = 0;
+        loop {
+            sleep(self.election_timeout).await;
+            let Some(role) = running.handle.role(DATA).map(|role| *role.borrow()) else { return };
+            if role.serving {
+                self.keep_members(running, &mut orphans).await;
+            } else {
+                orphans.clear();
+            }
+            lonely = if role.leader.is_some() { 0 } else { lonely + 1 };
+            if lonely >= LONELY_ROUNDS {
+                lonely = 0;
+                if let Some(refusal) = self.ask_whether_dismissed().await {
+                    self.dismissed.send_replace(Some(refusal));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Registers founders, promotes those that are to vote, forgets those that have left. What fails is tried again in the next round.
+    async fn keep_members(&self, running: &Running, orphans: &mut BTreeMap<u64, u32>) {
+        let Ok(_one_at_a_time) = self.changing.try_lock() else { return };
+        let Some(status) = running.handle.status(DATA).await else { return };
+        let configuration = &status.config;
+        if !status.serving || configuration.is_joint() {
+            return;
+        }
+        let registered = running.reader.nodes();
+        let founders = self.bootstrap_addresses();
+        for (replica, NodeId(node)) in &configuration.nodes {
+            let votes = configuration.voters.contains(replica);
+            match registered.iter().find(|known| known.id == *node) {
+                None => {
+                    if let Some(urls) = founders.get(node)
+                        && let Err(error) = register(running, *node, urls, votes).await
+                    {
+                        tracing::debug!(member = format_args!("{node:x}"), %error, "a member is not registered yet");
+                    }
+                }
+                Some(known) if known.votes && configuration.learners.contains(replica) => {
+                    if reconfigure(running, MembershipChange::Promote(*replica)).await.is_ok() {
+                        tracing::info!(
+                            member = format_args!("{node:x}"),
+                            "a new member has caught up and votes"
+                        );
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        let has_replica = |id: u64| configuration.nodes.values().any(|node| node.0 == id);
+        orphans.retain(|id, _| registered.iter().any(|known| known.id == *id));
+        for known in registered.iter().filter(|known| !has_replica(known.id)) {
+            let rounds = orphans.entry(known.id).or_insert(0);
+            *rounds += 1;
+            if *rounds > ORPHAN_ROUNDS && unregister(running, known.id).await.is_ok() {
+                orphans.remove(&known.id);
+            }
+        }
+        orphans.retain(|id, _| !has_replica(*id));
+    }
+
+    /// Nobody leads, as far as this member hears: perhaps because nobody talks to it any more. It is dismissed if one refuses it, or if most of
+    /// the others do not list it.
+    async fn ask_whether_dismissed(&self) -> Option<Refusal> {
+        let (own, incarnation) = (NodeId(self.identity().member_id), self.bootstrap.incarnation);
+        let mut others = self.addresses();
+        others.remove(&own.0);
+        let mut without_us = 0;
+        for urls in others.values() {
+            let Some(url) = urls.first().and_then(|url| Url::parse(url).ok()) else { continue };
+            match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
+                Err(HandshakeError::Refused(refusal @ (Refusal::Removed(_) | Refusal::Replaced(_)))) => {
+                    return Some(refusal);
+                }
+                Ok(about) => {
+                    let members = ClusterAbout::decode(about.about).unwrap_or_default().members;
+                    without_us +=
+                        usize::from(!members.is_empty() && members.iter().all(|member| member.id != own.0));
+                }
+                Err(_) => {}
+            }
+        }
+        (without_us > others.len() / 2).then_some(Refusal::Removed(own))
+    }
+
+    /// Returns when the others say that this member is none of them.
+    pub(crate) async fn dismissed(&self) -> Refusal {
+        let mut told = self.dismissed.subscribe();
+        let found = told.wait_for(Option::is_some).await.map(|told| *told);
+        match found {
+            Ok(Some(refusal)) => refusal,
+            // The sender lives as long as `self`.
+            _ => std::future::pending().await,
+        }
+    }
+}
