@@ -8,6 +8,7 @@
 mod bench;
 mod ci;
 mod cluster;
+mod mutants;
 mod peers;
 mod prove;
 mod sim;
@@ -47,6 +48,8 @@ enum Task {
     Cluster(cluster::Args),
     /// Run the simulator on a range of seeds.
     Sim(sim::Args),
+    /// Put each known bug back and show that the simulator sees it; fails if one survives.
+    Mutants(mutants::Args),
     /// Build the etcd server and etcdctl into target/peers (needs Go).
     Peers,
     /// Measure Conclave and etcd side by side under the same load.
@@ -77,6 +80,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test { args } => command::run(command::cargo(["test", "--workspace"]).args(args)),
         Task::Cluster(args) => cluster::run(&args),
         Task::Sim(args) => sim::run(&args),
+        Task::Mutants(args) => mutants::run(&args),
         Task::Peers => peers::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Tidy => tidy::run(),

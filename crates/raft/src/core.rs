@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{
     Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message,
     Progress, ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
@@ -212,6 +214,10 @@ impl Raft {
             acknowledge: None,
             told,
         };
+        #[cfg(feature = "mutants")]
+        if Mutant::BootedReplicaVotes.is_on() {
+            raft.quiet_until = Time(0);
+        }
         if !raft.is_sole_voter() {
             raft.rearm_election();
         }
@@ -378,6 +384,10 @@ impl Raft {
     /// A message of an earlier term. Whoever leads in it must learn that it is over, or a replica with a higher term that
     /// nobody may vote for would stay apart for ever (the deadlock of pre-vote and check-quorum).
     fn on_stale(&mut self, from: ReplicaId, body: &Body) {
+        #[cfg(feature = "mutants")]
+        if Mutant::StaleTermNotTold.is_on() {
+            return;
+        }
         match body {
             Body::Append(_) | Body::Beat(_) | Body::SnapshotOffer(_) | Body::Vote(_) | Body::ReadAsk(_) => {
                 let message = self.message(from, Body::Stale(wire::Stale {}));
