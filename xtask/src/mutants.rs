@@ -9,16 +9,21 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use xtask::{command, workspace};
 
+/// So many seeds are tried on a mutant.
+const SEEDS: u64 = 4_000;
+/// So many at a time.
+const THREADS: u32 = 2;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only the mutant of this name.
     #[arg(long)]
     only: Option<String>,
     /// So many seeds are tried on a mutant before it counts as surviving.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = SEEDS)]
     seeds: u64,
     /// So many seeds at a time.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = THREADS)]
     threads: u32,
 }
 
@@ -31,6 +36,12 @@ struct Seen {
     seed: u64,
     checker: String,
     what: String,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { only: None, seeds: SEEDS, threads: THREADS }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -58,6 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (mut caught, mut survived) = (0, 0);
     for name in names {
         let began = Instant::now();
+        let calm = output(Command::new(&simulator).args(["--mutant", name, "--calm", "--seeds", "0..3"]))?;
+        ensure!(seen(&calm).is_none(), "{name} does not even work without faults:\n{calm}");
         match hunt(&simulator, name, args)? {
             Some(Seen { seed, checker, what }) => {
                 caught += 1;

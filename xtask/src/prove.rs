@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use xtask::command;
 
-use crate::{cluster, sim};
+use crate::{cluster, mutants, sim};
 
 /// So many seeds are handed to the simulator at a time.
 const SEEDS_A_RUN: u64 = 50;
@@ -32,7 +32,7 @@ pub(crate) enum Proof {
         /// Only scenarios whose name contains this.
         scenario: Option<String>,
     },
-    /// One hour of simulation, then ten rounds of all scenarios.
+    /// All mutants, one hour of simulation, then ten rounds of all scenarios.
     All,
 }
 
@@ -41,6 +41,7 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
         Proof::Sim { hours, first_seed, args } => simulate(*hours, *first_seed, args),
         Proof::Cluster { rounds, scenario } => scenarios(*rounds, scenario.as_deref()),
         Proof::All => {
+            mutants::run(&mutants::Args::default())?;
             simulate(1.0, 1_000_000, &[])?;
             scenarios(10, None)
         }

@@ -23,10 +23,11 @@ use conclave_sim::{
 const USAGE: &str = "\
 Runs a simulated cluster under faults, seed by seed, and checks everything it did.
 
-Usage: conclave-sim --seeds A..B [--seconds N] [--once] [--threads N] [--mutant NAME] [--verbose]
+Usage: conclave-sim --seeds A..B [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm] [--verbose]
 
   --seeds A..B    the seeds A up to, not including, B; or a single one
   --seconds N     simulated seconds of faults a seed (default 60)
+  --calm          no faults, and only what clients saw is judged: what even a mutant must pass
   --once          run each seed once instead of twice
   --threads N     run so many seeds at a time (default 1)
   --mutant NAME   put a bug in (in a build with the feature `mutants`) and stop at the first seed in which it is seen
@@ -59,6 +60,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 parsed.threads = value()?.parse().map_err(|_| "--threads wants a number, not 0")?;
             }
             "--mutant" => put_in(&mut parsed, &value()?)?,
+            "--calm" => parsed.plan.calm = true,
             "--once" => parsed.once = true,
             "--verbose" => parsed.plan.print = true,
             other => return Err(format!("unknown argument {other}")),

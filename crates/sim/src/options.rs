@@ -157,6 +157,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// Takes every fault out.
+    pub fn calm_down(&mut self) {
+        self.network = NetworkOptions::healthy();
+        self.faults = FaultOptions::none();
+        self.node.stall_ppm = 0;
+    }
+
     /// How many nodes may have a disk that deceives or dies: what a quorum can do without.
     #[must_use]
     pub fn suspects(&self) -> u64 {
@@ -166,7 +173,8 @@ impl Options {
     /// Draws the options of a run whose faults last `duration`.
     #[must_use]
     pub fn draw(rng: &mut Rng, duration: SimTime) -> Self {
-        let voters = if rng.chance(200_000) { 5 } else { 3 };
+        let faults = FaultOptions::draw(rng);
+        let voters = if rng.chance(if faults.is_hectic() { 500_000 } else { 200_000 }) { 5 } else { 3 };
         let nodes = voters + u64::from(rng.chance(200_000));
         let election_ms = *rng.pick(&[300, 500, 1000]);
         let timing = Timing {
@@ -179,7 +187,7 @@ impl Options {
             duration,
             timing,
             network: NetworkOptions::draw(rng),
-            faults: FaultOptions::draw(rng),
+            faults,
             node: NodeOptions::draw(rng),
             load: LoadOptions::draw(rng),
         }
@@ -229,7 +237,14 @@ impl NetworkOptions {
     }
 }
 
+/// How often a node crashes where faults are many and short.
+const HECTIC_CRASH: SimTime = 800 * MS;
+
 impl FaultOptions {
+    fn is_hectic(&self) -> bool {
+        self.crash_every == HECTIC_CRASH
+    }
+
     fn draw(rng: &mut Rng) -> Self {
         let every = |rng: &mut Rng, low: SimTime, high: SimTime| {
             let mean = rng.between(low, high);
@@ -244,7 +259,7 @@ impl FaultOptions {
         let ambush = *rng.pick(&[0, 0, 10_000, 50_000, 200_000]);
         let drift = *rng.pick(&[0, 50, 500, 100_000]);
         Self {
-            crash_every: if hectic { 800 * MS } else { every(rng, 2 * SECOND, 15 * SECOND) },
+            crash_every: if hectic { HECTIC_CRASH } else { every(rng, 2 * SECOND, 15 * SECOND) },
             disk_crash_every: every(rng, 2 * SECOND, 15 * SECOND),
             blackout_every: every(rng, 10 * SECOND, 40 * SECOND),
             down_max: rng.between(50 * MS, if hectic { 500 * MS } else { 6 * SECOND }),
@@ -297,7 +312,8 @@ impl FaultOptions {
 
 impl NodeOptions {
     fn draw(rng: &mut Rng) -> Self {
-        let sync = rng.between(100_000, 8 * MS);
+        // Where disks are slower than links, much is known before it is durable.
+        let sync = if rng.chance(300_000) { rng.between(8 * MS, 40 * MS) } else { rng.between(100_000, 8 * MS) };
         Self {
             sync,
             stall_ppm: perhaps(rng, 2_000),
@@ -305,10 +321,10 @@ impl NodeOptions {
             read: rng.between(50_000, 2 * MS),
             apply: rng.between(20_000, 3 * MS),
             checkpoint: rng.between(MS, 800 * MS),
-            checkpoint_entries: rng.between(16, 400),
+            checkpoint_entries: if rng.chance(400_000) { rng.between(16, 64) } else { rng.between(16, 400) },
             checkpoint_bytes: rng.between(4 << 10, 256 << 10) as usize,
             value_cache_bytes: *rng.pick(&[0, 2 << 10, 1 << 20]),
-            trailing: *rng.pick(&[0, 4, 32, 200]),
+            trailing: *rng.pick(&[0, 0, 4, 32, 200]),
             trailing_for_live: *rng.pick(&[400, 4_000]),
             segment_bytes: *rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
             piece_bytes: *rng.pick(&[2 << 10, 16 << 10, 1 << 20]),

@@ -17,7 +17,10 @@ use std::{
 use conclave_consensus::Mutant;
 
 use crate::{
-    check::{Violation, agree, check_dense_revisions, check_durability, check_linearizability, check_replay},
+    check::{
+        DurableLog, Violation, agree, check_dense_revisions, check_durability, check_linearizability,
+        check_replay,
+    },
     clock::{SECOND, SimTime},
     model::Model,
     options::Options,
@@ -44,6 +47,8 @@ pub struct Plan {
     /// A bug, if the checkers are to be tested.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
+    /// Without any fault, drill or blackout, and judged by what clients saw alone: whatever works at all passes.
+    pub calm: bool,
     /// Whether to print every event.
     pub print: bool,
 }
@@ -57,6 +62,7 @@ impl Plan {
             duration: 60 * SECOND,
             #[cfg(feature = "mutants")]
             mutant: None,
+            calm: false,
             print: false,
         }
     }
@@ -68,7 +74,8 @@ impl Plan {
         #[cfg(feature = "mutants")]
         let mutant = self.mutant.map(|mutant| format!(" --mutant {}", mutant.name())).unwrap_or(mutant);
         let seconds = self.duration / SECOND;
-        format!("cargo xtask sim --seeds {} -- --seconds {seconds}{mutant}", self.seed)
+        let calm = if self.calm { " --calm" } else { "" };
+        format!("cargo xtask sim --seeds {} -- --seconds {seconds}{mutant}{calm}", self.seed)
     }
 }
 
@@ -123,12 +130,18 @@ pub fn run_twice(plan: &Plan) -> Report {
 
 fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
     let mut rng = Rng::new(plan.seed);
-    let options = Options::draw(&mut rng, plan.duration);
+    let mut options = Options::draw(&mut rng, plan.duration);
+    if plan.calm {
+        options.calm_down();
+    }
     let drill = *rng.pick(&Drill::ALL);
     if plan.print {
         eprintln!("{options:#?}");
     }
     let mut world = World::new(rng, options, plan.print)?;
+    if plan.calm {
+        world.context.checks.durable = DurableLog::asleep();
+    }
     let result = live(&mut world, plan, drill);
     if plan.print && result.is_err() {
         world.describe().iter().for_each(|line| eprintln!("{line}"));
@@ -142,6 +155,12 @@ fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
 fn live(world: &mut World, plan: &Plan, drill: Drill) -> Result<(), Violation> {
     world.begin();
     world.run_until(plan.duration)?;
+    if plan.calm {
+        world.stop_load();
+        liveness(world)?;
+        catch_up(world)?;
+        return judge(world);
+    }
     world.heal()?;
     world.run_until(world.context.now + SETTLE)?;
     world.stop_load();

@@ -22,13 +22,22 @@ struct Durable {
 /// What each replica's disk holds for certain.
 #[derive(Debug, Default)]
 pub struct DurableLog {
+    asleep: bool,
     replicas: BTreeMap<ReplicaId, Durable>,
 }
 
 impl DurableLog {
+    /// One that is told nothing and sees nothing.
+    #[must_use]
+    pub fn asleep() -> Self {
+        Self { asleep: true, ..Self::default() }
+    }
+
     /// A replica hands an element of a batch to its log.
     pub fn appended(&mut self, replica: ReplicaId, ops: &[LogOp]) {
-        self.replicas.entry(replica).or_default().pending.push_back(ops.to_vec());
+        if !self.asleep {
+            self.replicas.entry(replica).or_default().pending.push_back(ops.to_vec());
+        }
     }
 
     /// A replica's log says that everything handed to it is durable.
@@ -68,7 +77,7 @@ impl DurableLog {
 
     fn holds(&self, replica: ReplicaId, slot: Slot, entry: MirrorEntry) -> bool {
         let log = self.replicas.get(&replica).map(|of| &of.log);
-        log.is_some_and(|log| slot < log.first() || log.at(slot) == Some(entry))
+        self.asleep || log.is_some_and(|log| slot < log.first() || log.at(slot) == Some(entry))
     }
 
     /// A replica applies an entry.

@@ -128,6 +128,11 @@ impl World {
     fn fail_disk(&mut self, fault: Fault, one: u64) {
         let segment_bytes = self.context.options.node.segment_bytes;
         let suspect = self.faults.between(1, self.context.options.suspects());
+        // A log that boots rewrites its tail, and until it has written something behind that no later frame proves it.
+        let at_rest = matches!(fault, Fault::Rot | Fault::Lie | Fault::DiskLoss);
+        if at_rest && !self.node(suspect).is_up() {
+            return;
+        }
         self.context.counters.disk_faults += 1;
         match fault {
             Fault::SyncFailure => {
@@ -147,9 +152,7 @@ impl World {
             }
             Fault::DiskLoss => {
                 let node = &mut self.nodes[suspect as usize - 1];
-                if node.is_up() {
-                    node.lose_disk(&mut self.context);
-                }
+                node.lose_disk(&mut self.context);
             }
             _ => {
                 let writes = self.faults.between(1, 8);
