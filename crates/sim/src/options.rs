@@ -313,7 +313,8 @@ impl FaultOptions {
 impl NodeOptions {
     fn draw(rng: &mut Rng) -> Self {
         // Where disks are slower than links, much is known before it is durable.
-        let sync = if rng.chance(300_000) { rng.between(8 * MS, 40 * MS) } else { rng.between(100_000, 8 * MS) };
+        let sync =
+            if rng.chance(300_000) { rng.between(8 * MS, 40 * MS) } else { rng.between(100_000, 8 * MS) };
         Self {
             sync,
             stall_ppm: perhaps(rng, 2_000),

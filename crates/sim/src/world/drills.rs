@@ -22,17 +22,27 @@ pub(crate) enum Drill {
     Reboots,
     /// A follower is given leadership while nobody hears it: it stands in a term of its own, and must find back when it is heard.
     LostElection,
+    /// Of three, a leader alone with an entry truncates it for the next leader, loses power before that is durable, and leads again.
+    Resurrection,
 }
 
 /// How often the others may ask, two election timeouts each time, after the leader is of no use: one passes until it is found out, then
 /// there is an election as after any failure.
 const ATTEMPTS: u32 = 4;
+/// Less than any packet takes.
+const STEP: SimTime = 50_000;
 /// How often the follower boots.
 const REBOOTS: u32 = 6;
 
 impl Drill {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Transfer, Self::DeafLeader, Self::HungDisk, Self::Reboots, Self::LostElection];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Transfer,
+        Self::DeafLeader,
+        Self::HungDisk,
+        Self::Reboots,
+        Self::LostElection,
+        Self::Resurrection,
+    ];
 }
 
 impl World {
@@ -45,6 +55,11 @@ impl World {
         let majority = self.context.options.voters as usize / 2 + 1;
         match drill {
             Drill::Transfer => self.drill_transfer(&others)?,
+            Drill::Resurrection => {
+                if let ([one, two], 3) = (others.as_slice(), self.context.options.nodes) {
+                    self.drill_resurrection(leader, [*one, *two])?;
+                }
+            }
             Drill::LostElection => self.drill_lost_election(&others)?,
             _ if others.len() < majority => {}
             Drill::DeafLeader => self.drill_deaf(leader, &others)?,
@@ -94,6 +109,40 @@ impl World {
         }
         self.run_until(self.context.now + self.elections(1))?;
         self.must_write(&[heir], self.elections(2), ATTEMPTS, "after a lost election")
+    }
+
+    /// What became of the entry is unknown to its client all the while: it is chosen in the end, or it is not.
+    fn drill_resurrection(&mut self, old: u64, others: [u64; 2]) -> Result<(), Violation> {
+        let both = |a, b| [(a, b), (b, a)];
+        let apart = others.iter().flat_map(|node| both(old, *node)).collect();
+        self.context.net.cut_links(apart, SimTime::MAX);
+        self.probe(&[old], self.elections(20));
+        // In steps shorter than a packet takes: the new leader must be alone with what it writes first.
+        let until = self.context.now + self.elections(6);
+        while self.leader().is_none_or(|leader| leader == old) && self.context.now < until {
+            self.run_until(self.context.now + STEP)?;
+        }
+        let Some(new) = self.leader().filter(|new| *new != old) else { return Ok(()) };
+        let third = others[0] + others[1] - new;
+        self.context.net.heal(crate::options::NetworkOptions::healthy());
+        let links = both(third, old).into_iter().chain(both(third, new)).collect();
+        self.context.net.cut_links(links, SimTime::MAX);
+        self.nodes[third as usize - 1].halt(&mut self.context);
+        // The old leader learns of the new one, durably; what it does to its log then does not become durable.
+        let ballot = self.node(new).leads();
+        let until = self.context.now + self.elections(1);
+        while !self.node(old).is_settled_in(ballot) && self.context.now < until {
+            self.run_until(self.context.now + STEP)?;
+        }
+        self.node(old).hangs = true;
+        self.run_until(self.context.now + self.elections(1) / 2)?;
+        self.node(old).hangs = false;
+        self.crash(old);
+        self.context.net.heal(crate::options::NetworkOptions::healthy());
+        let links = both(new, old).into_iter().chain(both(new, third)).collect();
+        self.context.net.cut_links(links, SimTime::MAX);
+        self.run_until(self.context.now + self.elections(2))?;
+        self.must_write(&[old, third], self.elections(2), ATTEMPTS, "after a leader was cut off")
     }
 
     fn drill_deaf(&mut self, leader: u64, others: &[u64]) -> Result<(), Violation> {
@@ -179,6 +228,12 @@ impl World {
 impl super::Node {
     fn is_syncing(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.log_busy.is_some())
+    }
+
+    /// Whether it knows of the ballot, and nothing is being written.
+    fn is_settled_in(&self, ballot: Option<conclave_consensus::Ballot>) -> bool {
+        let known = self.life.as_ref().is_some_and(|life| Some(life.ballot) == ballot);
+        known && !self.is_syncing()
     }
 
     /// The disk answers again.
