@@ -10,6 +10,7 @@ mod bench_raft;
 mod ci;
 mod cluster;
 mod fuzz;
+mod mutants;
 mod peers;
 mod prove;
 mod sim;
@@ -49,6 +50,8 @@ enum Task {
     Cluster(cluster::Args),
     /// Run the simulator on a range of seeds.
     Sim(sim::Args),
+    /// Put each known bug back and show that the simulator sees it; fails if one survives.
+    Mutants(mutants::Args),
     /// Build the etcd server and etcdctl into target/peers (needs Go).
     Peers,
     /// Measure Conclave and etcd side by side under the same load.
@@ -83,6 +86,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test { args } => command::run(command::cargo(["test", "--workspace"]).args(args)),
         Task::Cluster(args) => cluster::run(&args),
         Task::Sim(args) => sim::run(&args),
+        Task::Mutants(args) => mutants::run(&args),
         Task::Peers => peers::run(),
         Task::Bench(args) => bench::run(&args),
         Task::BenchRaft => bench_raft::run(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use xtask::command;
 
-use crate::{cluster, sim};
+use crate::{cluster, mutants, sim};
 
 /// So many seeds are handed to the simulator at a time.
 const SEEDS_A_RUN: u64 = 50;
@@ -48,7 +48,7 @@ pub(crate) enum Proof {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         bounds: Vec<String>,
     },
-    /// Crash points, exploration, one hour of simulation, then ten rounds of all scenarios.
+    /// Crash points, exploration, all mutants, one hour of simulation, then ten rounds of all scenarios.
     All,
 }
 
@@ -61,6 +61,7 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
         Proof::All => {
             crash_points()?;
             explore(&[])?;
+            mutants::run(&mutants::Args::default())?;
             simulate(1.0, 1_000_000, &[])?;
             scenarios(10, None)
         }

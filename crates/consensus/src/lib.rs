@@ -23,6 +23,8 @@ mod engine;
 mod entry;
 mod ids;
 mod membership;
+#[cfg(feature = "mutants")]
+mod mutant;
 
 pub use change::{ChangeError, MembershipChange};
 pub use engine::{
@@ -32,3 +34,5 @@ pub use engine::{
 pub use entry::{Entry, Kind, LogOp, LogState, Proposal, SlotRange, SnapshotMeta};
 pub use ids::{Ballot, Epoch, GroupId, LogReadId, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, Time};
 pub use membership::{Config, ConfigError, MEMBERS_MAX};
+#[cfg(feature = "mutants")]
+pub use mutant::Mutant;

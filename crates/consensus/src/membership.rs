@@ -75,6 +75,10 @@ impl Config {
     /// Whether the replicas for which `has` holds may grant leadership.
     #[must_use]
     pub fn is_elect_quorum(&self, has: impl Fn(ReplicaId) -> bool) -> bool {
+        #[cfg(feature = "mutants")]
+        if crate::Mutant::NonVotersCounted.is_on() {
+            return self.members().filter(|replica| has(*replica)).count() > self.voters.len() / 2;
+        }
         is_majority(&self.voters, &has) && (!self.is_joint() || is_majority(&self.outgoing, &has))
     }
 

@@ -41,6 +41,13 @@ impl Job for CheckpointJob {
         let order = order_of(&entries);
         let checkpoint = Checkpoint { meta, record: record.encode_to_vec().into() };
         let mut run = Run::new(&entries, &order, removed);
+        #[cfg(feature = "mutants")]
+        if conclave_consensus::Mutant::AppliedIndexNotAtomic.is_on()
+            && let Some(last) = store.checkpoint()
+        {
+            store.ingest(Checkpoint { meta: last.meta, ..checkpoint.clone() }, &mut run)?;
+            return store.ingest(checkpoint, &mut std::iter::empty());
+        }
         store.ingest(checkpoint, &mut run)
     }
 }

@@ -131,6 +131,15 @@ impl State {
         if let Some(error) = failure {
             return Err(error);
         }
+        #[cfg(feature = "mutants")]
+        let record = if conclave_consensus::Mutant::RevisionFromKeys.is_on() {
+            let mut top = FIRST_REVISION;
+            keys.range((Bound::Unbounded, Bound::Unbounded))
+                .for_each(|(_, newest)| top = top.max(newest.numbers.modified));
+            CheckpointRecord { top_revision: top, readable_revision: top, ..record }
+        } else {
+            record
+        };
         let state = Self {
             live_keys: keys.len() as u64,
             registry: Registry::load(std::mem::take(&mut record.nodes))?,

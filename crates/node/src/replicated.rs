@@ -280,7 +280,11 @@ fn open_disk(path: &Path) -> Result<Arc<dyn Disk>, NodeError> {
     let failed = |source| NodeError::LogDir { path: path.to_owned(), source };
     #[cfg(feature = "mutants")]
     if let Some(name) = std::env::var_os("CONCLAVE_MUTANT") {
-        tracing::warn!(?name, "a mutant of this program");
+        match name.to_str().and_then(conclave_consensus::Mutant::named) {
+            Some(mutant) if mutant.choose_everywhere() => tracing::warn!(?name, "a mutant of this program"),
+            Some(_) => {}
+            None => tracing::error!(?name, "CONCLAVE_MUTANT names none"),
+        }
     }
     #[cfg(feature = "testing")]
     if std::env::var_os("CONCLAVE_TEST_DISK").is_some_and(|kind| kind == "volatile") {

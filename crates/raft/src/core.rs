@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{
     Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message,
     Progress, ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
@@ -228,6 +230,10 @@ impl Raft {
             acknowledge: None,
             told,
         };
+        #[cfg(feature = "mutants")]
+        if Mutant::BootedReplicaVotes.is_on() {
+            raft.quiet_until = Time(0);
+        }
         if !raft.is_sole_voter() || !raft.meta.promise.is_zero() {
             raft.rearm_election();
         }

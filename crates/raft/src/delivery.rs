@@ -4,6 +4,8 @@
 //! two steps: what everyone who lives has applied or holds goes down to a small cache; above a hard bound whatever is
 //! committed and durable goes, and is read back when its turn comes.
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Effect, Entry, LogReadId, LogSlice, Slot, SlotRange, StepError};
 
 use crate::core::{Raft, Role};
@@ -28,6 +30,10 @@ impl Raft {
     /// The last slot that may be handed out.
     fn deliverable(&self) -> Slot {
         let window = Slot(self.applied.0.saturating_add(self.config.apply_window_entries));
+        #[cfg(feature = "mutants")]
+        if Mutant::AppliedBeyondLog.is_on() {
+            return self.committed.min(window);
+        }
         self.committed.min(self.persisted).min(window)
     }
 
@@ -86,6 +92,10 @@ impl Raft {
     }
 
     pub(crate) fn on_applied(&mut self, slot: Slot) -> Result<(), StepError> {
+        #[cfg(feature = "mutants")]
+        if slot > self.delivered && Mutant::DelayedSnapshotForgets.is_on() {
+            return Ok(());
+        }
         if slot > self.delivered {
             return Err(StepError::Broken("applied what was never handed out"));
         }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Ballot, Kind, ProposalId, ReplicaId, Slot};
 
 use crate::{
@@ -50,6 +52,10 @@ impl Raft {
 
     fn other_voters(&self) -> Vec<ReplicaId> {
         let config = self.members.config();
+        #[cfg(feature = "mutants")]
+        if Mutant::NonVotersCounted.is_on() {
+            return config.members().filter(|replica| *replica != self.id).collect();
+        }
         config.members().filter(|replica| *replica != self.id && config.is_voter(*replica)).collect()
     }
 
@@ -122,10 +128,19 @@ impl Raft {
         self.meta.promise = std::time::Duration::ZERO;
         let voted_in = self.outbox.write_meta(self.meta.encode());
         self.role = Role::Candidate(Candidate { granted: BTreeSet::new(), voted_in });
+        #[cfg(feature = "mutants")]
+        if Mutant::VoteBeforeDurable.is_on() {
+            self.role = Role::Candidate(Candidate { granted: BTreeSet::from([self.id]), voted_in });
+        }
         let body = Body::Vote(self.candidacy(transfer));
         for to in self.other_voters() {
             // The request vouches for the log and for the own vote, so it waits for both.
             let message = self.message(to, body.clone());
+            #[cfg(feature = "mutants")]
+            if Mutant::VoteBeforeDurable.is_on() {
+                self.outbox.send(message);
+                continue;
+            }
             self.outbox.promise(message);
         }
     }
@@ -149,6 +164,10 @@ impl Raft {
             return;
         }
         let granted = term >= self.meta.term && self.is_up_to_date(candidacy);
+        #[cfg(feature = "mutants")]
+        if granted && Mutant::PreVoteRefreshesContact.is_on() {
+            self.rearm_election();
+        }
         let message = self.message(from, Body::PreVoteReply(VoteReply { granted, asked_in: term }));
         self.outbox.promise_term(message);
     }
@@ -239,6 +258,8 @@ impl Raft {
         let hears_quorum = self.members.config().meets_every_elect_quorum(|replica| {
             replica == self.id || leader.peers.get(&replica).is_some_and(|peer| self.is_active(peer))
         });
+        #[cfg(feature = "mutants")]
+        let hears_quorum = hears_quorum || Mutant::PreVoteWithoutCheckQuorum.is_on();
         if !hears_quorum || self.disk_stalls() {
             // Silence would let clients wait for a leader that others may have replaced; a hanging disk makes it one that
             // can promise nothing. Either way another must be free to stand.

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Message, ReplicaId, Slot, StepError};
 
 use crate::{
@@ -157,6 +159,10 @@ impl Raft {
     /// A message of an earlier term. Whoever leads in it must learn that it is over, or a replica with a higher term that
     /// nobody may vote for would stay apart for ever (the deadlock of pre-vote and check-quorum).
     fn on_stale(&mut self, from: ReplicaId, body: &Body) {
+        #[cfg(feature = "mutants")]
+        if Mutant::StaleTermNotTold.is_on() {
+            return;
+        }
         match body {
             Body::Append(_) | Body::Beat(_) | Body::SnapshotOffer(_) | Body::Vote(_) | Body::ReadAsk(_) => {
                 let message = self.message(from, Body::Stale(wire::Stale {}));

@@ -136,7 +136,10 @@ impl Log {
     pub(crate) fn reset(&mut self, meta: &SnapshotMeta) -> Vec<Entry> {
         self.first = meta.slot.next();
         // What has left memory is committed, so a snapshot below that can only fit.
-        if meta.slot < self.base || self.ballot_at(meta.slot) == Some(meta.ballot) {
+        let fits = meta.slot < self.base || self.ballot_at(meta.slot) == Some(meta.ballot);
+        #[cfg(feature = "mutants")]
+        let fits = fits && !conclave_consensus::Mutant::DelayedSnapshotForgets.is_on();
+        if fits {
             while self.base < meta.slot {
                 self.release_front();
             }

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Ballot, Effect, Entry, LogOp, Mark, Message, Slot, Time};
 
 #[derive(Clone, Debug)]
@@ -55,6 +57,11 @@ impl Outbox {
 
     /// Sends once the term and vote written last are durable.
     pub(crate) fn promise_term(&mut self, message: Message) {
+        #[cfg(feature = "mutants")]
+        if Mutant::VoteBeforeDurable.is_on() {
+            self.send(message);
+            return;
+        }
         if self.meta_in > self.durable { self.then.push(message) } else { self.send(message) }
     }
 
@@ -85,6 +92,10 @@ impl Outbox {
     /// No completion says anything about slots above this one any more.
     pub(crate) fn forget_above(&mut self, slot: Slot) {
         for write in &mut self.outstanding {
+            #[cfg(feature = "mutants")]
+            if Mutant::LateDurableOfOldTerm.is_on() {
+                continue;
+            }
             write.upto = write.upto.min(slot);
         }
         self.upto = self.upto.min(slot);
@@ -130,6 +141,10 @@ impl Outbox {
 
     /// Since when the oldest write has been on its way.
     pub(crate) fn waits_since(&self) -> Option<Time> {
+        #[cfg(feature = "mutants")]
+        if Mutant::HangingDiskKeepsLeadership.is_on() {
+            return None;
+        }
         self.outstanding.front().map(|write| write.since)
     }
 

@@ -11,6 +11,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Ballot, Effect, Entry, Kind, Outcome, Proposal, ProposalId, Slot, StepError};
 
 use crate::core::{Raft, Role};
@@ -110,6 +112,11 @@ impl Raft {
         let Some(first) = removed.first() else { return };
         for entry in removed {
             if entry.id.is_none() || !self.own.contains(entry.slot) {
+                continue;
+            }
+            #[cfg(feature = "mutants")]
+            if Mutant::TruncatedReportedDropped.is_on() {
+                self.outbox.push(Effect::Lost { id: entry.id, outcome: Outcome::Dropped });
                 continue;
             }
             if (self.own.doubtful.len() as u64) < self.config.uncommitted_entries_max {

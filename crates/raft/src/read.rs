@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Effect, ReadError, ReadId, ReadMode, ReplicaId, Slot, StepError, Time};
 
 use crate::{
@@ -122,6 +124,8 @@ impl Raft {
     /// Begins a round for the reads that wait, if one may begin.
     pub(crate) fn begin_read_round(&mut self) {
         let (serving, at) = (self.is_serving(), self.committed);
+        #[cfg(feature = "mutants")]
+        let serving = serving || Mutant::ReadBeforeCommitInTerm.is_on();
         let Role::Leader(leader) = &mut self.role else { return };
         let reads = &mut leader.reads;
         if !serving || reads.waiting.is_empty() || reads.rounds.len() >= self.config.read_rounds_max {
@@ -186,8 +190,11 @@ impl Raft {
             return;
         }
         let reader = Reader::Remote { replica: from, life: ask.life, context: ask.context };
+        let serving = self.is_serving();
+        #[cfg(feature = "mutants")]
+        let serving = serving || Mutant::ReadBeforeCommitInTerm.is_on();
         // The question itself answers a round begun when it was sent: its sender was in our term then. Of three, that is a quorum.
-        if self.is_serving()
+        if serving
             && self.members.config().meets_every_elect_quorum(|replica| replica == self.id || replica == from)
         {
             self.serve(reader, self.committed);
@@ -209,6 +216,10 @@ impl Raft {
             return;
         }
         asking.contexts += 1;
+        #[cfg(feature = "mutants")]
+        if Mutant::ReadIdReused.is_on() {
+            (asking.life, asking.contexts) = (0, 0);
+        }
         let (life, context) = (asking.life, asking.contexts);
         let reads = std::mem::take(&mut asking.waiting);
         asking.asked.push_back(Asked { context, reads, at: self.now });

@@ -3,6 +3,8 @@
 //! A leader does not send where it learns something but once per drain ([`Raft::send_appends`]): whatever was proposed and
 //! acknowledged since the last drain leaves in one message a follower, and tells of the commit on its way.
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Ballot, Effect, Entry, LogSlice, ReplicaId, Slot, SlotRange, StepError};
 
 use crate::{
@@ -244,6 +246,11 @@ impl Raft {
         if self.leader == Some(leader) {
             let reply = AppendReply { slot: matched.0, ..AppendReply::default() };
             let message = self.message(leader, Body::AppendReply(reply));
+            #[cfg(feature = "mutants")]
+            if Mutant::AcknowledgedBeforeDurable.is_on() {
+                self.outbox.send(message);
+                return;
+            }
             self.outbox.promise(message);
         }
     }
@@ -354,9 +361,12 @@ impl Raft {
     /// Commits what a quorum holds durably, itself included, if it is of the own term (section 5.4.2).
     pub(crate) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
+        let persisted = self.persisted;
+        #[cfg(feature = "mutants")]
+        let persisted = if Mutant::CommittedBeforeOwnDurable.is_on() { self.log.last() } else { persisted };
         let held = self.members.config().committed(|replica| {
             if replica == self.id {
-                self.persisted
+                persisted
             } else {
                 leader.peers.get(&replica).map_or(Slot(0), |peer| peer.matched)
             }

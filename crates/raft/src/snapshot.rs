@@ -63,7 +63,10 @@ impl Raft {
         if meta.slot.0 > SLOT_MAX || meta.config.voters.is_empty() {
             return;
         }
-        if self.is_leader() || meta.slot <= self.delivered || meta.ballot.round > self.meta.term {
+        let known = meta.slot <= self.delivered;
+        #[cfg(feature = "mutants")]
+        let known = known && !conclave_consensus::Mutant::DelayedSnapshotForgets.is_on();
+        if self.is_leader() || known || meta.ballot.round > self.meta.term {
             return;
         }
         self.become_follower(self.meta.term, self.leader);
@@ -80,6 +83,10 @@ impl Raft {
             self.persisted = Slot(0);
         }
         self.committed = self.committed.max(meta.slot);
+        #[cfg(feature = "mutants")]
+        if conclave_consensus::Mutant::DelayedSnapshotForgets.is_on() {
+            self.committed = meta.slot;
+        }
         self.recount_uncommitted();
         self.members.reset(meta.slot, meta.config.clone(), kept);
         self.members.commit(self.committed);

@@ -6,6 +6,8 @@
 //! Where replicas have priorities, a leader does so by itself for a voter of a higher one than its own. Elections know nothing of priorities: a
 //! delayed candidacy would cost time whenever the preferred replica is away, a transfer costs a round trip when it is back.
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{Effect, Outcome, ProposalId, ReplicaId, StepError, Time};
 
 use crate::{
@@ -30,7 +32,10 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return Err(StepError::NotLeader { leader: self.leader });
         };
-        if to == self.id || !self.members.config().voters.contains(&to) {
+        let may_lead = self.members.config().voters.contains(&to);
+        #[cfg(feature = "mutants")]
+        let may_lead = may_lead || Mutant::TransferToNonVoter.is_on();
+        if to == self.id || !may_lead {
             return Err(StepError::NotTransferable(to));
         }
         if leader.transfer.is_some() {
@@ -109,11 +114,19 @@ impl Raft {
 
     /// The leader wants this replica to lead.
     pub(crate) fn on_timeout_now(&mut self, from: ReplicaId) {
+        let votes = self.members.config().is_voter(self.id);
+        #[cfg(feature = "mutants")]
+        let votes = votes || Mutant::TransferToNonVoter.is_on();
         let may = self.leader == Some(from)
             && matches!(self.role, Role::Follower)
-            && self.members.config().is_voter(self.id)
+            && votes
             && !self.fetch.is_installing();
         if may {
+            #[cfg(feature = "mutants")]
+            if Mutant::TransferBlockedByPreVote.is_on() {
+                self.election_timeout();
+                return;
+            }
             self.quiet_until = Time(0);
             self.campaign(true);
         }

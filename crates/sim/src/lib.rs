@@ -23,7 +23,7 @@
 //!
 //! # Caveats
 //! A thread here does its work in one step at one moment, so races inside a thread's step are not explored. The state engine is the one in
-//! memory, whose ingestion is atomic; the engine on disk has its own tests. Links carry packets as values, not as bytes.
+//! memory, whose ingestion is atomic; the engine on disk has its own tests.
 
 #![forbid(unsafe_code)]
 

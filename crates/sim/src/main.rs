@@ -2,11 +2,20 @@
 
 #![forbid(unsafe_code)]
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    ops::Range,
+    process::ExitCode,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Instant,
+};
 
 use conclave_sim::{
     clock::SECOND,
-    options::Mutant,
     run::{Plan, Report, run, run_twice},
     world::Counters,
 };
@@ -14,25 +23,27 @@ use conclave_sim::{
 const USAGE: &str = "\
 Runs a simulated cluster under faults, seed by seed, and checks everything it did.
 
-Usage: conclave-sim --seeds A..B [--seconds N] [--once] [--mutant NAME] [--verbose]
+Usage: conclave-sim --seeds A..B [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm] [--verbose]
 
   --seeds A..B    the seeds A up to, not including, B; or a single one
   --seconds N     simulated seconds of faults a seed (default 60)
+  --calm          no faults, and only what clients saw is judged: what even a mutant must pass
   --once          run each seed once instead of twice
-  --mutant NAME   put a bug in: sync-does-nothing, cut-before-state
+  --threads N     run so many seeds at a time (default 1)
+  --mutant NAME   put a bug in (in a build with the feature `mutants`) and stop at the first seed in which it is seen
+  --mutants       list the bugs that can be put in
   --verbose       print the seed's options and every event
 Exit code 1 if anything was violated.";
 
 struct Arguments {
-    seeds: std::ops::Range<u64>,
-    seconds: u64,
+    seeds: Range<u64>,
     once: bool,
-    mutant: Option<Mutant>,
-    verbose: bool,
+    threads: NonZeroUsize,
+    plan: Plan,
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut parsed = Arguments { seeds: 0..0, seconds: 60, once: false, mutant: None, verbose: false };
+    let mut parsed = Arguments { seeds: 0..0, once: false, threads: NonZeroUsize::MIN, plan: Plan::of(0) };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
@@ -41,13 +52,17 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 parsed.seeds =
                     seeds(&value).ok_or_else(|| format!("--seeds wants A..B or A, not {value}"))?;
             }
-            "--seconds" => parsed.seconds = value()?.parse().map_err(|_| "--seconds wants a number")?,
-            "--mutant" => {
-                let name = value()?;
-                parsed.mutant = Some(Mutant::named(&name).ok_or_else(|| format!("no mutant {name}"))?);
+            "--seconds" => {
+                let seconds: u64 = value()?.parse().map_err(|_| "--seconds wants a number")?;
+                parsed.plan.duration = seconds * SECOND;
             }
+            "--threads" => {
+                parsed.threads = value()?.parse().map_err(|_| "--threads wants a number, not 0")?;
+            }
+            "--mutant" => put_in(&mut parsed, &value()?)?,
+            "--calm" => parsed.plan.calm = true,
             "--once" => parsed.once = true,
-            "--verbose" => parsed.verbose = true,
+            "--verbose" => parsed.plan.print = true,
             other => return Err(format!("unknown argument {other}")),
         }
     }
@@ -57,7 +72,24 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
     Ok(parsed)
 }
 
-fn seeds(text: &str) -> Option<std::ops::Range<u64>> {
+#[cfg(feature = "mutants")]
+fn put_in(arguments: &mut Arguments, name: &str) -> Result<(), String> {
+    let mutant = conclave_consensus::Mutant::named(name).ok_or_else(|| format!("no mutant {name}"))?;
+    (arguments.plan.mutant, arguments.once) = (Some(mutant), true);
+    Ok(())
+}
+
+#[cfg(not(feature = "mutants"))]
+fn put_in(_: &mut Arguments, _: &str) -> Result<(), String> {
+    Err("this build has no mutants: build it with the feature `mutants`".to_owned())
+}
+
+fn list_mutants() {
+    #[cfg(feature = "mutants")]
+    conclave_consensus::Mutant::ALL.iter().for_each(|mutant| println!("{}", mutant.name()));
+}
+
+fn seeds(text: &str) -> Option<Range<u64>> {
     let (from, to) = match text.split_once("..") {
         Some((from, to)) => (from.parse().ok()?, to.parse().ok()?),
         None => (text.parse().ok()?, text.parse::<u64>().ok()?.checked_add(1)?),
@@ -70,42 +102,121 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let arguments = match parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
+    if std::env::args().any(|argument| argument == "--mutants") {
+        list_mutants();
+        return ExitCode::SUCCESS;
+    }
+    match parse(std::env::args().skip(1)) {
+        Ok(arguments) => ExitCode::from(u8::from(run_all(&arguments).failed > 0)),
         Err(why) => {
             eprintln!("{why}\n\n{USAGE}");
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
-    };
-    let began = Instant::now();
-    let mut total = Counters::default();
-    let (mut simulated, mut runs, mut failed) = (0, 0, 0);
-    for seed in arguments.seeds.clone() {
-        let plan = Plan {
-            seed,
-            duration: arguments.seconds * SECOND,
-            mutant: arguments.mutant,
-            print: arguments.verbose,
-        };
-        let report = if arguments.once { run(&plan) } else { run_twice(&plan) };
-        runs += 1;
-        simulated += report.simulated * if arguments.once { 1 } else { 2 };
-        total.add(&report.counters);
-        println!("seed {seed}: {}", line(&report.counters, report.trace));
-        failed += u64::from(say_violation(&plan, &report));
     }
-    let hours = simulated as f64 / SECOND as f64 / 3600.0;
-    let speed = simulated as f64 / SECOND as f64 / began.elapsed().as_secs_f64();
-    println!("total: {runs} seeds, {hours:.2} simulated hours at {speed:.0} x real time, {failed} violated");
-    println!("       {}", line(&total, 0));
-    ExitCode::from(u8::from(failed > 0))
 }
 
-fn line(c: &Counters, trace: u64) -> String {
-    let mut line = format!(
+/// What all seeds came to.
+#[derive(Default)]
+struct Total {
+    counters: Counters,
+    /// Simulated, each seed counted once.
+    simulated: u64,
+    seeds: u64,
+    failed: u64,
+}
+
+/// Runs the seeds, several at a time, and prints what each came to in their order. Says the same for any number of threads.
+fn run_all(arguments: &Arguments) -> Total {
+    let began = Instant::now();
+    let (next, end) = (AtomicU64::new(arguments.seeds.start), arguments.seeds.end);
+    let (done, reports) = mpsc::channel();
+    let mut total = Total::default();
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.threads.get() {
+            let (done, next) = (done.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let plan = Plan { seed, ..arguments.plan.clone() };
+                    let ran =
+                        (seed < end).then(|| if arguments.once { run(&plan) } else { run_twice(&plan) });
+                    if ran.is_none_or(|report| done.send((plan, report)).is_err()) {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let mut early: BTreeMap<u64, (Plan, Report)> = BTreeMap::new();
+        let mut due = arguments.seeds.start;
+        for (plan, report) in reports {
+            early.insert(plan.seed, (plan, report));
+            while let Some((plan, report)) = early.remove(&due) {
+                due += 1;
+                total.take(&plan, &report);
+                if total.failed > 0 && stops_at_the_first(&plan) {
+                    next.store(end, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+    });
+    total.say(began.elapsed().as_secs_f64(), if arguments.once { 1 } else { 2 });
+    total
+}
+
+/// A mutant is seen once.
+fn stops_at_the_first(plan: &Plan) -> bool {
+    #[cfg(feature = "mutants")]
+    return plan.mutant.is_some();
+    #[cfg(not(feature = "mutants"))]
+    {
+        let _ = plan;
+        false
+    }
+}
+
+impl Total {
+    fn take(&mut self, plan: &Plan, report: &Report) {
+        self.seeds += 1;
+        self.simulated += report.simulated;
+        self.counters.add(&report.counters);
+        println!("seed {}: {}, trace {:016x}", plan.seed, line(&report.counters), report.trace);
+        if let Some(violation) = &report.violation {
+            self.failed += 1;
+            let after = report.simulated / (SECOND / 1000);
+            println!("seed {}: VIOLATION after {after} ms\n  {violation}", plan.seed);
+            println!("  again: {}", plan.command());
+        }
+    }
+
+    fn say(&self, took: f64, times: u64) {
+        let Self { seeds, failed, .. } = self;
+        let hours = self.simulated as f64 / SECOND as f64 / 3600.0;
+        let speed = (self.simulated * times) as f64 / SECOND as f64 / took;
+        println!(
+            "total: {seeds} seeds, {hours:.2} simulated hours, at {speed:.0} x real time, {failed} violated"
+        );
+        println!("       {}", line(&self.counters));
+        let density = self.counters.density();
+        let rates: Vec<String> =
+            density.iter().map(|(what, count, _)| format!("{:.0} {what}", *count as f64 / hours)).collect();
+        let thin: Vec<&str> = density
+            .iter()
+            .filter(|(_, count, least)| (*count as f64) < *least as f64 * hours)
+            .map(|(what, ..)| *what)
+            .collect();
+        let verdict =
+            if thin.is_empty() { "busy".to_owned() } else { format!("too few {}", thin.join(", ")) };
+        println!("an hour: {}: {verdict}", rates.join(", "));
+    }
+}
+
+fn line(c: &Counters) -> String {
+    format!(
         "{} operations ({} answered, {} refused, {} unknown), {} entries, {} faults \
-         ({} crashes, {} of them inside a disk operation, {} blackouts, {} partitions, {} pauses, {} jumps, {} transfers), \
-         {} elections, {} checkpoints, {} snapshots",
+         ({} crashes, {} of them inside a disk operation, {} blackouts, {} kills, {} partitions, {} pauses, {} jumps, {} transfers, \
+         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots, {} membership changes",
         c.operations(),
         c.answered,
         c.refused,
@@ -115,23 +226,17 @@ fn line(c: &Counters, trace: u64) -> String {
         c.crashes,
         c.disk_crashes,
         c.blackouts,
+        c.kills,
         c.partitions,
         c.pauses,
         c.jumps,
         c.transfers,
+        c.disk_faults,
+        c.damages_found,
+        c.lost,
         c.elections,
         c.checkpoints,
-        c.snapshots
-    );
-    if trace != 0 {
-        line.push_str(&format!(", trace {trace:016x}"));
-    }
-    line
-}
-
-fn say_violation(plan: &Plan, report: &Report) -> bool {
-    let Some(violation) = &report.violation else { return false };
-    println!("seed {}: VIOLATION after {} ms\n  {violation}", plan.seed, report.simulated / (SECOND / 1000));
-    println!("  again: {}", plan.command());
-    true
+        c.snapshots,
+        c.memberships
+    )
 }

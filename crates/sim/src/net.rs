@@ -104,8 +104,22 @@ impl Network {
                 }
             }
         }
+        self.cut_links(links, until);
+        if let Some(last) = self.partitions.last_mut() {
+            last.clogs = how == Cut::Clog;
+        }
+    }
+
+    /// Cuts these links, each from a node to another, until a time.
+    pub fn cut_links(&mut self, links: Vec<(u64, u64)>, until: SimTime) {
         self.counters.partitions += 1;
-        self.partitions.push(Partition { links, until, clogs: how == Cut::Clog });
+        self.partitions.push(Partition { links, until, clogs: false });
+    }
+
+    /// Whether packets are to travel as bytes.
+    #[must_use]
+    pub fn is_wire(&self) -> bool {
+        self.options.wire
     }
 
     /// Draws how to cut.

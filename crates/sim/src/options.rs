@@ -12,27 +12,6 @@ use crate::{
     rng::Rng,
 };
 
-/// A bug put in on purpose, so that a test can show that the checkers see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// A sync of the log's disk answers well and does nothing.
-    SyncDoesNothing,
-    /// Checkpoints are reported as durable, so that the log is cut, but never are.
-    CutBeforeState,
-}
-
-impl Mutant {
-    /// All of them, with the names by which they are chosen.
-    pub const ALL: [(&'static str, Self); 2] =
-        [("sync-does-nothing", Self::SyncDoesNothing), ("cut-before-state", Self::CutBeforeState)];
-
-    /// The mutant of a name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, mutant)| *mutant)
-    }
-}
-
 /// Loss, duplication, reordering and delay on every link. Probabilities are per million packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkOptions {
@@ -50,6 +29,8 @@ pub struct NetworkOptions {
     pub delay_min: SimTime,
     /// The longest ordinary delay.
     pub delay_max: SimTime,
+    /// Whether packets travel as bytes, through the transport's own encoder and decoder.
+    pub wire: bool,
 }
 
 /// How often each fault strikes, on average over the whole cluster; 0 is never.
@@ -79,6 +60,23 @@ pub struct FaultOptions {
     pub drift_ppm: u64,
     /// Leadership is handed over.
     pub transfer_every: SimTime,
+    /// How often, in a million times that a node writes a term or vote, truncates its log or takes a snapshot, its power is cut
+    /// within about the time of a sync, or everybody's is.
+    pub ambush_ppm: u64,
+    /// A node's process ends, and the power stays.
+    pub kill_every: SimTime,
+    /// One of a node's next syncs fails.
+    pub sync_failure_every: SimTime,
+    /// A node's disk is full for a while.
+    pub full_every: SimTime,
+    /// The longest that it stays so.
+    pub full_max: SimTime,
+    /// A bit rots on the disk of one of the [suspects](Options::suspects).
+    pub rot_every: SimTime,
+    /// The disk of one of the suspects loses a write that it confirms, or puts it elsewhere.
+    pub lie_every: SimTime,
+    /// One of the suspects loses its disk.
+    pub disk_loss_every: SimTime,
 }
 
 /// How long a node's threads take. A latency is drawn from `0..2 * mean`.
@@ -142,6 +140,8 @@ pub struct LoadOptions {
 pub struct Options {
     /// How many nodes.
     pub nodes: u64,
+    /// How many of them, from the first on, have a vote; the others learn.
+    pub voters: u64,
     /// How long the phase of faults lasts.
     pub duration: SimTime,
     /// Heartbeats and elections.
@@ -154,15 +154,28 @@ pub struct Options {
     pub node: NodeOptions,
     /// The clients.
     pub load: LoadOptions,
-    /// A bug, if the checkers are to be tested.
-    pub mutant: Option<Mutant>,
 }
 
 impl Options {
+    /// Takes every fault out.
+    pub fn calm_down(&mut self) {
+        self.network = NetworkOptions::healthy();
+        self.faults = FaultOptions::none();
+        self.node.stall_ppm = 0;
+    }
+
+    /// How many nodes may have a disk that deceives or dies: what a quorum can do without.
+    #[must_use]
+    pub fn suspects(&self) -> u64 {
+        (self.voters - 1) / 2
+    }
+
     /// Draws the options of a run whose faults last `duration`.
     #[must_use]
     pub fn draw(rng: &mut Rng, duration: SimTime) -> Self {
-        let nodes = if rng.chance(200_000) { 5 } else { 3 };
+        let faults = FaultOptions::draw(rng);
+        let voters = if rng.chance(if faults.is_hectic() { 500_000 } else { 200_000 }) { 5 } else { 3 };
+        let nodes = voters + u64::from(rng.chance(200_000));
         let election_ms = *rng.pick(&[300, 500, 1000]);
         let timing = Timing {
             heartbeat: Duration::from_millis(election_ms / rng.between(5, 10)),
@@ -170,13 +183,13 @@ impl Options {
         };
         Self {
             nodes,
+            voters,
             duration,
             timing,
             network: NetworkOptions::draw(rng),
-            faults: FaultOptions::draw(rng),
+            faults,
             node: NodeOptions::draw(rng),
             load: LoadOptions::draw(rng),
-            mutant: None,
         }
     }
 }
@@ -188,7 +201,7 @@ fn perhaps(rng: &mut Rng, value: u64) -> u64 {
 
 impl NetworkOptions {
     fn draw(rng: &mut Rng) -> Self {
-        let strengths = [1_000, 10_000, 50_000, 150_000];
+        let strengths = [1_000, 10_000, 50_000, 150_000, 300_000];
         let fault = |rng: &mut Rng| {
             let strength = *rng.pick(&strengths);
             perhaps(rng, strength)
@@ -204,6 +217,7 @@ impl NetworkOptions {
             hiccup: rng.between(50 * MS, 2 * SECOND),
             delay_min,
             delay_max: delay_min + rng.between(10_000, 15 * MS),
+            wire: rng.bits() & 1 == 0,
         }
     }
 
@@ -218,30 +232,53 @@ impl NetworkOptions {
             hiccup: 0,
             delay_min: 100_000,
             delay_max: MS,
+            wire: true,
         }
     }
 }
 
+/// How often a node crashes where faults are many and short.
+const HECTIC_CRASH: SimTime = 800 * MS;
+
 impl FaultOptions {
+    fn is_hectic(&self) -> bool {
+        self.crash_every == HECTIC_CRASH
+    }
+
     fn draw(rng: &mut Rng) -> Self {
         let every = |rng: &mut Rng, low: SimTime, high: SimTime| {
             let mean = rng.between(low, high);
             perhaps(rng, mean)
         };
+        let seldom = |rng: &mut Rng, low: SimTime, high: SimTime| {
+            let mean = every(rng, low, high);
+            perhaps(rng, mean)
+        };
+        // Many faults, each short: leaders change before what they began is done.
+        let hectic = rng.chance(200_000);
+        let ambush = *rng.pick(&[0, 0, 10_000, 50_000, 200_000]);
         let drift = *rng.pick(&[0, 50, 500, 100_000]);
         Self {
-            crash_every: every(rng, 2 * SECOND, 15 * SECOND),
+            crash_every: if hectic { HECTIC_CRASH } else { every(rng, 2 * SECOND, 15 * SECOND) },
             disk_crash_every: every(rng, 2 * SECOND, 15 * SECOND),
             blackout_every: every(rng, 10 * SECOND, 40 * SECOND),
-            down_max: rng.between(50 * MS, 6 * SECOND),
-            partition_every: every(rng, 3 * SECOND, 20 * SECOND),
-            partition_max: rng.between(200 * MS, 8 * SECOND),
+            down_max: rng.between(50 * MS, if hectic { 500 * MS } else { 6 * SECOND }),
+            partition_every: if hectic { 500 * MS } else { every(rng, 3 * SECOND, 20 * SECOND) },
+            partition_max: rng.between(200 * MS, if hectic { SECOND } else { 8 * SECOND }),
             pause_every: every(rng, 3 * SECOND, 20 * SECOND),
             pause_max: rng.between(100 * MS, 4 * SECOND),
             jump_every: every(rng, 5 * SECOND, 30 * SECOND),
             jump_max: rng.between(10 * MS, 5 * SECOND),
             drift_ppm: drift,
             transfer_every: every(rng, 3 * SECOND, 20 * SECOND),
+            ambush_ppm: ambush,
+            kill_every: every(rng, 3 * SECOND, 20 * SECOND),
+            sync_failure_every: every(rng, 4 * SECOND, 30 * SECOND),
+            full_every: every(rng, 5 * SECOND, 30 * SECOND),
+            full_max: rng.between(100 * MS, 4 * SECOND),
+            rot_every: seldom(rng, 5 * SECOND, 60 * SECOND),
+            lie_every: seldom(rng, 2 * SECOND, 30 * SECOND),
+            disk_loss_every: seldom(rng, 20 * SECOND, 100 * SECOND),
         }
     }
 
@@ -261,13 +298,23 @@ impl FaultOptions {
             jump_max: 0,
             drift_ppm: 0,
             transfer_every: 0,
+            ambush_ppm: 0,
+            kill_every: 0,
+            sync_failure_every: 0,
+            full_every: 0,
+            full_max: 0,
+            rot_every: 0,
+            lie_every: 0,
+            disk_loss_every: 0,
         }
     }
 }
 
 impl NodeOptions {
     fn draw(rng: &mut Rng) -> Self {
-        let sync = rng.between(100_000, 8 * MS);
+        // Where disks are slower than links, much is known before it is durable.
+        let sync =
+            if rng.chance(300_000) { rng.between(8 * MS, 40 * MS) } else { rng.between(100_000, 8 * MS) };
         Self {
             sync,
             stall_ppm: perhaps(rng, 2_000),
@@ -275,10 +322,10 @@ impl NodeOptions {
             read: rng.between(50_000, 2 * MS),
             apply: rng.between(20_000, 3 * MS),
             checkpoint: rng.between(MS, 800 * MS),
-            checkpoint_entries: rng.between(16, 400),
+            checkpoint_entries: if rng.chance(400_000) { rng.between(16, 64) } else { rng.between(16, 400) },
             checkpoint_bytes: rng.between(4 << 10, 256 << 10) as usize,
             value_cache_bytes: *rng.pick(&[0, 2 << 10, 1 << 20]),
-            trailing: *rng.pick(&[0, 4, 32, 200]),
+            trailing: *rng.pick(&[0, 0, 4, 32, 200]),
             trailing_for_live: *rng.pick(&[400, 4_000]),
             segment_bytes: *rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
             piece_bytes: *rng.pick(&[2 << 10, 16 << 10, 1 << 20]),

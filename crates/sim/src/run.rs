@@ -3,7 +3,8 @@
 //! 1. *Safety*: load and faults; the checkers that can, watch while it goes on.
 //! 2. *Heal*: the faults end.
 //! 3. *Liveness*: a write through every node is acknowledged within [`LIVENESS_ELECTIONS`] election timeouts.
-//! 4. *Durability*: power is cut on all nodes once more; afterwards each holds exactly what was acknowledged, and all hold the same.
+//! 4. *Drill*: one thing goes wrong with a majority well, and the others go on: see [`world`](crate::world).
+//! 5. *Durability*: power is cut on all nodes once more; afterwards each holds exactly what was acknowledged, and all hold the same.
 //!
 //! Then the history as a whole is judged.
 
@@ -12,13 +13,19 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
+
 use crate::{
-    check::{Violation, agree, check_dense_revisions, check_durability, check_linearizability, check_replay},
+    check::{
+        DurableLog, Violation, agree, check_dense_revisions, check_durability, check_linearizability,
+        check_replay,
+    },
     clock::{SECOND, SimTime},
     model::Model,
-    options::{Mutant, Options},
+    options::Options,
     rng::Rng,
-    world::{Counters, PROBE_KEYS, World},
+    world::{Counters, Drill, PROBE_KEYS, World},
 };
 
 /// Within how many election timeouts after the heal a write must succeed.
@@ -38,7 +45,10 @@ pub struct Plan {
     /// How long the phase of faults lasts.
     pub duration: SimTime,
     /// A bug, if the checkers are to be tested.
+    #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
+    /// Without any fault, drill or blackout, and judged by what clients saw alone: whatever works at all passes.
+    pub calm: bool,
     /// Whether to print every event.
     pub print: bool,
 }
@@ -47,16 +57,25 @@ impl Plan {
     /// A run of a seed with faults for 60 simulated seconds.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { seed, duration: 60 * SECOND, mutant: None, print: false }
+        Self {
+            seed,
+            duration: 60 * SECOND,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+            calm: false,
+            print: false,
+        }
     }
 
     /// The command that runs it again.
     #[must_use]
     pub fn command(&self) -> String {
-        let mutant = Mutant::ALL.iter().find(|(_, mutant)| Some(*mutant) == self.mutant);
-        let mutant = mutant.map(|(name, _)| format!(" --mutant {name}")).unwrap_or_default();
+        let mutant = String::new();
+        #[cfg(feature = "mutants")]
+        let mutant = self.mutant.map(|mutant| format!(" --mutant {}", mutant.name())).unwrap_or(mutant);
         let seconds = self.duration / SECOND;
-        format!("cargo xtask sim --seeds {} -- --seconds {seconds}{mutant}", self.seed)
+        let calm = if self.calm { " --calm" } else { "" };
+        format!("cargo xtask sim --seeds {} -- --seconds {seconds}{mutant}{calm}", self.seed)
     }
 }
 
@@ -77,7 +96,11 @@ pub struct Report {
 #[must_use]
 pub fn run(plan: &Plan) -> Report {
     let mut seen = Report { trace: 0, counters: Counters::default(), simulated: 0, violation: None };
+    #[cfg(feature = "mutants")]
+    Mutant::choose_here(plan.mutant);
     let outcome = catch_unwind(AssertUnwindSafe(|| phases(plan, &mut seen)));
+    #[cfg(feature = "mutants")]
+    Mutant::choose_here(None);
     seen.violation = match outcome {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation),
@@ -108,12 +131,18 @@ pub fn run_twice(plan: &Plan) -> Report {
 fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
     let mut rng = Rng::new(plan.seed);
     let mut options = Options::draw(&mut rng, plan.duration);
-    options.mutant = plan.mutant;
+    if plan.calm {
+        options.calm_down();
+    }
+    let drill = *rng.pick(&Drill::ALL);
     if plan.print {
         eprintln!("{options:#?}");
     }
     let mut world = World::new(rng, options, plan.print)?;
-    let result = live(&mut world, plan);
+    if plan.calm {
+        world.context.checks.durable = DurableLog::asleep();
+    }
+    let result = live(&mut world, plan, drill);
     if plan.print && result.is_err() {
         world.describe().iter().for_each(|line| eprintln!("{line}"));
     }
@@ -123,15 +152,23 @@ fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
     result
 }
 
-fn live(world: &mut World, plan: &Plan) -> Result<(), Violation> {
+fn live(world: &mut World, plan: &Plan, drill: Drill) -> Result<(), Violation> {
     world.begin();
     world.run_until(plan.duration)?;
+    if plan.calm {
+        world.stop_load();
+        liveness(world)?;
+        catch_up(world)?;
+        return judge(world);
+    }
     world.heal()?;
     world.run_until(world.context.now + SETTLE)?;
     world.stop_load();
     liveness(world)?;
     catch_up(world)?;
-    for node in 1..=world.context.options.nodes {
+    world.drill(drill)?;
+    catch_up(world)?;
+    for node in world.healthy() {
         world.crash(node);
     }
     world.run_until(world.context.now + SECOND)?;
@@ -140,28 +177,15 @@ fn live(world: &mut World, plan: &Plan) -> Result<(), Violation> {
     judge(world)
 }
 
-fn elections(world: &World, count: u32) -> SimTime {
-    u64::try_from((world.context.options.timing.election * count).as_nanos()).unwrap_or(SimTime::MAX)
-}
-
-/// Every node gets a write through in time.
+/// Every node that was not lost gets a write through in time.
 fn liveness(world: &mut World) -> Result<(), Violation> {
-    let patience = elections(world, LIVENESS_ELECTIONS);
-    let ops = world.probe(patience);
-    world.run_until(world.context.now + patience + SECOND)?;
-    for op in ops {
-        let operation = world.context.history.get(op);
-        if operation.is_none_or(|operation| operation.answer().is_none()) {
-            let what = format!("after the heal: {operation:?} had no answer in time");
-            return Err(Violation::new("liveness", what));
-        }
-    }
-    Ok(())
+    let patience = world.elections(LIVENESS_ELECTIONS);
+    world.must_write(&world.healthy(), patience, 1, "after the heal")
 }
 
 /// Waits until all nodes applied the same, and compares what they hold.
 fn catch_up(world: &mut World) -> Result<(), Violation> {
-    let until = world.context.now + elections(world, 20) + 20 * SECOND;
+    let until = world.context.now + world.elections(20) + 20 * SECOND;
     loop {
         let states = world.states();
         let even =
@@ -188,7 +212,7 @@ fn judge(world: &mut World) -> Result<(), Violation> {
     let model = check_replay(history, chosen())?;
     check_dense_revisions(history, model.revision())?;
     check_linearizability(history, PATIENCE)?;
-    for node in 1..=world.context.options.nodes {
+    for node in world.healthy() {
         scan(world, node, &model)?;
     }
     Ok(())

@@ -34,6 +34,9 @@ struct Disk {
     /// Which opening of a group is the living one.
     lives: BTreeMap<GroupId, u64>,
     full: bool,
+    /// The lives end inside the operation of this number from now.
+    crash_in: Option<u64>,
+    crashed: bool,
 }
 
 /// A generation as of its last ingestion. Copied on write while a view or a scan holds it.
@@ -57,9 +60,20 @@ impl MemoryEngine {
 
     /// Ends the lives of all stores, as a crash does: whatever they still try to change fails with [`StateError::Closed`].
     pub fn crash(&self) {
-        for life in self.disk.lock().lives.values_mut() {
-            *life += 1;
-        }
+        let mut disk = self.disk.lock();
+        disk.end_lives();
+        (disk.crash_in, disk.crashed) = (None, false);
+    }
+
+    /// Arms a crash before the `operations`-th change from now (1 is the next): an ingestion, a step of a builder, a switch.
+    pub fn crash_in(&self, operations: u64) {
+        self.disk.lock().crash_in = Some(operations.max(1));
+    }
+
+    /// Whether an armed crash has struck since the last [`crash`](Self::crash).
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        self.disk.lock().crashed
     }
 }
 
@@ -100,10 +114,26 @@ pub struct MemoryState {
 }
 
 impl Disk {
-    fn writable(&self, group: GroupId, life: u64) -> Result<(), StateError> {
-        if self.lives.get(&group) != Some(&life) {
-            return Err(StateError::Closed);
+    fn end_lives(&mut self) {
+        for life in self.lives.values_mut() {
+            *life += 1;
         }
+    }
+
+    /// Begins an operation that changes something, unless the life has ended.
+    fn begin(&mut self, group: GroupId, life: u64) -> Result<(), StateError> {
+        if let Some(left) = self.crash_in.as_mut() {
+            *left -= 1;
+            if *left == 0 {
+                (self.crash_in, self.crashed) = (None, true);
+                self.end_lives();
+            }
+        }
+        if self.lives.get(&group) == Some(&life) { Ok(()) } else { Err(StateError::Closed) }
+    }
+
+    fn writable(&mut self, group: GroupId, life: u64) -> Result<(), StateError> {
+        self.begin(group, life)?;
         if self.full {
             return Err(StateError::Full);
         }
@@ -193,9 +223,7 @@ impl StateStore for MemoryState {
 
     fn switch(&self, generation: u64) -> Result<(), StateError> {
         let mut disk = self.disk.lock();
-        if disk.lives.get(&self.group) != Some(&self.life) {
-            return Err(StateError::Closed);
-        }
+        disk.begin(self.group, self.life)?;
         let generations = disk.groups.entry(self.group).or_default();
         if !generations.contains_key(&generation) {
             return Err(StateError::NoGeneration(generation));
@@ -328,4 +356,30 @@ fn scan(generation: Arc<Generation>, from: Bound<&[u8]>, to: Bound<&[u8]>, rever
         }
         Some(Ok(pair))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_consensus::SnapshotMeta;
+
+    use super::*;
+
+    #[test]
+    fn an_armed_crash_strikes_before_an_operation_and_ends_the_life() {
+        let engine = MemoryEngine::new();
+        let store = engine.store(GroupId(1), 0).unwrap();
+        let ingest = |record: &'static [u8]| {
+            let record = Bytes::from_static(record);
+            let checkpoint = Checkpoint { meta: SnapshotMeta::default(), record };
+            store.ingest(checkpoint, &mut std::iter::empty())
+        };
+        engine.crash_in(2);
+        ingest(b"a").unwrap();
+        assert!(!engine.has_crashed());
+        assert!(matches!(ingest(b"b"), Err(StateError::Closed)));
+        assert!(engine.has_crashed() && matches!(ingest(b"c"), Err(StateError::Closed)));
+        engine.crash();
+        let kept = engine.store(GroupId(1), 0).unwrap().checkpoint();
+        assert!(kept.is_some_and(|kept| kept.record == "a") && !engine.has_crashed());
+    }
 }

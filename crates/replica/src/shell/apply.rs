@@ -167,8 +167,7 @@ pub(super) fn run_checkpoints(shared: &Arc<Shared>) {
     while shared.checkpoints.take(None, &mut taken) {
         for CheckpointJob { group, job } in taken.drain(..) {
             let began = clock::now();
-            let done = if mutant_log_is_cut_before_state_is_persisted() { Ok(()) } else { job.run() };
-            match done {
+            match run_job(job) {
                 Ok(()) => {
                     if let Some(observer) = &shared.observer {
                         observer.checkpointed(group, clock::now().since(began));
@@ -185,12 +184,10 @@ pub(super) fn run_checkpoints(shared: &Arc<Shared>) {
     }
 }
 
-/// The mutant of a host that cuts the log below a checkpoint that was never written: named by
-/// `CONCLAVE_MUTANT=log-cut-before-state-is-persisted`, in builds that have the feature `mutants` only.
-fn mutant_log_is_cut_before_state_is_persisted() -> bool {
+fn run_job(job: Box<dyn Job>) -> Result<(), StateError> {
     #[cfg(feature = "mutants")]
-    return std::env::var_os("CONCLAVE_MUTANT")
-        .is_some_and(|name| name == "log-cut-before-state-is-persisted");
-    #[cfg(not(feature = "mutants"))]
-    false
+    if conclave_consensus::Mutant::LogCutBeforeState.is_on() {
+        return Ok(());
+    }
+    job.run()
 }

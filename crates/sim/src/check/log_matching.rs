@@ -31,8 +31,9 @@ impl MirrorEntry {
     }
 }
 
+/// What a log holds, as far as the operations on it tell.
 #[derive(Debug, Default)]
-struct Mirror {
+pub(super) struct Mirror {
     /// Everything below it is in the state.
     first: Slot,
     /// The ballot of the entry right before `first`, where it is known.
@@ -53,15 +54,9 @@ impl LogMatching {
     /// # Errors
     /// If an entry differs from one of the same slot and term elsewhere, or follows another one than there.
     pub fn change(&mut self, node: NodeId, op: &LogOp) -> Result<(), Violation> {
-        let mirror = self.mirrors.entry(node).or_default();
         match op {
-            LogOp::Meta(_) => {}
             LogOp::Put(entry) => return self.put(node, entry),
-            LogOp::TruncateFrom(slot) => {
-                mirror.entries.split_off(slot);
-            }
-            LogOp::CutBelow(slot) => mirror.cut(*slot),
-            LogOp::Reset(meta) => mirror.reset(meta),
+            other => self.mirrors.entry(node).or_default().change(other),
         }
         Ok(())
     }
@@ -116,6 +111,53 @@ impl LogMatching {
 }
 
 impl Mirror {
+    /// Nothing, after a state that ends right before `first`.
+    pub(super) fn beginning_at(first: Slot) -> Self {
+        Self { first, ..Self::default() }
+    }
+
+    pub(super) fn first(&self) -> Slot {
+        self.first
+    }
+
+    pub(super) fn at(&self, slot: Slot) -> Option<MirrorEntry> {
+        self.entries.get(&slot).copied()
+    }
+
+    pub(super) fn put_all(&mut self, entries: &[Entry]) {
+        self.entries.extend(entries.iter().map(|entry| (entry.slot, MirrorEntry::of(entry))));
+    }
+
+    pub(super) fn change_all(&mut self, ops: &[LogOp]) {
+        ops.iter().for_each(|op| self.change(op));
+    }
+
+    fn change(&mut self, op: &LogOp) {
+        match op {
+            LogOp::Meta(_) => {}
+            LogOp::Put(entry) => {
+                self.entries.insert(entry.slot, MirrorEntry::of(entry));
+            }
+            LogOp::TruncateFrom(slot) => {
+                self.entries.split_off(slot);
+            }
+            LogOp::CutBelow(slot) => self.cut(*slot),
+            LogOp::Reset(meta) => self.reset(meta),
+        }
+    }
+
+    /// The first slot from `first` on at which two logs differ.
+    pub(super) fn differs_above(&self, first: Slot, other: &Self) -> Option<Slot> {
+        let (mut mine, mut theirs) = (self.entries.range(first..), other.entries.range(first..));
+        loop {
+            match (mine.next(), theirs.next()) {
+                (None, None) => return None,
+                (Some(one), Some(two)) if one == two => {}
+                (one, two) => return one.into_iter().chain(two).map(|(slot, _)| *slot).min(),
+            }
+        }
+    }
+
     fn cut(&mut self, slot: Slot) {
         if slot > self.first {
             self.before = self.entries.get(&slot.before()).map(|entry| entry.ballot).or(self.before);

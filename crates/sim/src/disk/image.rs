@@ -3,6 +3,10 @@
 //! A disk writes whole sectors, in any order, each at any moment between two syncs. So after a power cut each sector that was
 //! written since the last sync holds one of its versions: the durable one, the last, or any between; and the length is one
 //! that the file had.
+//!
+//! A disk may also *lie*: a write that it confirmed and synced never reached its place, or reached another. Who asks it gets what was
+//! written, until the next power cut. A sector is *settled* once something written after it was synced too; only settled ones are lied
+//! about, since no log can tell the loss of its last synced batch from a torn tail.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +43,24 @@ struct Version {
     bytes: Box<[u8; SECTOR]>,
 }
 
+/// How a disk lies about a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// It never happened.
+    Lost,
+    /// It happened so many sectors further on, round the file's end.
+    Misdirected(u64),
+}
+
+#[derive(Debug)]
+struct Lied {
+    lie: Lie,
+    /// The sync that confirmed it.
+    batch: u64,
+    /// Each sector as it was, and as it ought to be.
+    sectors: Vec<(u64, [Box<[u8; SECTOR]>; 2])>,
+}
+
 /// A file's bytes, and what is pending.
 #[derive(Debug, Default)]
 pub(super) struct Image {
@@ -49,6 +71,11 @@ pub(super) struct Image {
     lengths: Vec<(OpNumber, usize)>,
     /// What the disk really holds of sectors that a failed sync marked clean.
     forsaken: BTreeMap<u64, Version>,
+    /// Syncs that had something to do.
+    batches: u64,
+    /// For each sector the number of the sync that covers its last write; 0 if it was never written.
+    written: Vec<u64>,
+    lies: Vec<Lied>,
 }
 
 impl Image {
@@ -79,7 +106,56 @@ impl Image {
         for sector in sectors {
             let version = Version { op, bytes: self.sector(sector) };
             self.dirty.entry(sector).or_default().push(version);
+            if self.written.len() <= sector as usize {
+                self.written.resize(self.live.len().div_ceil(SECTOR).max(sector as usize + 1), 0);
+            }
+            self.written[sector as usize] = self.batches + 1;
         }
+    }
+
+    /// As [`write`](Self::write), about which the disk lies.
+    pub(super) fn write_lying(&mut self, op: OpNumber, offset: usize, bytes: &[u8], lie: Lie) {
+        if bytes.is_empty() {
+            return;
+        }
+        let sectors = (offset / SECTOR) as u64..=((offset + bytes.len() - 1) / SECTOR) as u64;
+        let before: Vec<_> = sectors.clone().map(|sector| self.sector(sector)).collect();
+        self.write(op, offset, bytes);
+        let sectors = sectors.zip(before).map(|(sector, before)| (sector, [before, self.sector(sector)]));
+        let lied = Lied { lie, batch: self.batches + 1, sectors: sectors.collect() };
+        self.lies.push(lied);
+    }
+
+    fn is_settled(&self, sector: u64) -> bool {
+        self.written.get(sector as usize).is_some_and(|batch| *batch < self.batches)
+    }
+
+    /// The sectors that were written and are settled.
+    pub(super) fn settled(&self) -> Vec<u64> {
+        (0..self.written.len() as u64)
+            .filter(|sector| self.written[*sector as usize] > 0 && self.is_settled(*sector))
+            .collect()
+    }
+
+    /// What the disk lied about comes to light where it is settled and was not written again; says whether anything did.
+    fn reveal(&mut self) -> bool {
+        let mut revealed = false;
+        for Lied { lie, batch, sectors } in std::mem::take(&mut self.lies) {
+            for (sector, [before, after]) in sectors {
+                if self.written.get(sector as usize) != Some(&batch) || !self.is_settled(sector) {
+                    continue;
+                }
+                self.put_back(sector, &before);
+                revealed = true;
+                if let Lie::Misdirected(shift) = lie {
+                    let elsewhere = (sector + shift) % self.written.len() as u64;
+                    if self.is_settled(elsewhere) {
+                        self.put_back(elsewhere, &after);
+                    }
+                }
+            }
+        }
+        revealed
     }
 
     /// Changes the length; new bytes are zeros.
@@ -107,6 +183,7 @@ impl Image {
 
     /// Makes everything durable.
     pub(super) fn sync(&mut self) {
+        self.batches += u64::from(!self.dirty.is_empty());
         self.dirty.clear();
         self.lengths.clear();
     }
@@ -147,12 +224,13 @@ impl Image {
         } else {
             self.restore(fate, rng, &mut outcome);
         }
+        outcome.lied = self.reveal();
         outcome
     }
 
     fn restore(&mut self, fate: Fate, rng: &mut Rng, outcome: &mut Outcome) {
         for (sector, version) in std::mem::take(&mut self.forsaken) {
-            self.put_back(sector, &version);
+            self.put_back(sector, &version.bytes);
             outcome.lost += 1;
         }
         for (sector, versions) in std::mem::take(&mut self.dirty) {
@@ -171,15 +249,15 @@ impl Image {
                 at if at == last => outcome.kept += 1,
                 _ => outcome.between += 1,
             }
-            self.put_back(sector, &versions[at]);
+            self.put_back(sector, &versions[at].bytes);
         }
     }
 
-    fn put_back(&mut self, sector: u64, version: &Version) {
+    fn put_back(&mut self, sector: u64, bytes: &[u8; SECTOR]) {
         let from = sector as usize * SECTOR;
         if from < self.live.len() {
             let to = (from + SECTOR).min(self.live.len());
-            self.live[from..to].copy_from_slice(&version.bytes[..to - from]);
+            self.live[from..to].copy_from_slice(&bytes[..to - from]);
         }
     }
 
@@ -210,6 +288,8 @@ pub struct Outcome {
     pub kept: u64,
     /// At one between.
     pub between: u64,
+    /// Whether a lie came to light.
+    pub lied: bool,
 }
 
 #[cfg(test)]
@@ -267,6 +347,44 @@ mod tests {
         image.sync();
         image.power_cut(Fate::Kept, &mut Rng::new(0));
         assert!(image.live().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_lie_comes_to_light_once_its_sector_is_settled() {
+        let lied = |lie, later: bool| {
+            let mut image = Image::zeros(1, 4 * SECTOR);
+            image.sync();
+            image.write(2, 0, &[1; SECTOR]);
+            image.write(2, 2 * SECTOR, &[4; SECTOR]);
+            image.sync();
+            image.write_lying(3, SECTOR, &[2; SECTOR], lie);
+            image.sync();
+            if later {
+                image.write(4, 3 * SECTOR, &[3; SECTOR]);
+                image.sync();
+            }
+            assert_eq!(image.live()[SECTOR], 2, "who asks is told what was written");
+            let outcome = image.power_cut(Fate::Kept, &mut Rng::new(0));
+            let sectors: Vec<u8> = (0..4).map(|sector| image.live()[sector * SECTOR]).collect();
+            (outcome.lied, sectors)
+        };
+        assert_eq!(lied(Lie::Lost, true), (true, vec![1, 0, 4, 3]));
+        assert_eq!(lied(Lie::Misdirected(1), true), (true, vec![1, 0, 2, 3]));
+        assert_eq!(lied(Lie::Lost, false), (false, vec![1, 2, 4, 0]), "the last batch is not lied about");
+    }
+
+    #[test]
+    fn what_is_written_again_heals_a_lie() {
+        let mut image = Image::zeros(1, 2 * SECTOR);
+        image.write_lying(2, 0, &[1; 100], Lie::Lost);
+        image.sync();
+        image.write(3, 100, &[2; 100]);
+        image.sync();
+        image.write(4, SECTOR, &[3; 100]);
+        image.sync();
+        assert_eq!(image.settled(), [0]);
+        assert!(!image.power_cut(Fate::Lost, &mut Rng::new(0)).lied);
+        assert_eq!((image.live()[0], image.live()[100]), (1, 2));
     }
 
     #[test]

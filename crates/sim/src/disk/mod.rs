@@ -5,7 +5,10 @@
 //! seed what of it survives. A cut can also be armed to strike *inside* the n-th operation from now, so that every write, sync, rename and
 //! removal of the log is a place where it may have died.
 //!
-//! Handles belong to one boot: what was opened before a cut answers with errors after it.
+//! Beyond what power does, a disk may refuse (a failing sync, no space) and deceive: bits that rot, writes that were confirmed and never
+//! reached their place or reached another.
+//!
+//! Handles belong to one boot: what was opened before a cut, or before the process ended, answers with errors after it.
 
 mod image;
 
@@ -18,7 +21,7 @@ use std::{
 use conclave_storage::{Disk, DiskFile};
 
 use image::Image;
-pub use image::{Fate, OpNumber, Outcome, SECTOR};
+pub use image::{Fate, Lie, OpNumber, Outcome, SECTOR};
 
 use crate::rng::Rng;
 
@@ -64,7 +67,12 @@ struct State {
     cut_at: Option<OpNumber>,
     dead: bool,
     syncs_to_failure: Option<u64>,
-    sync_does_nothing: bool,
+    /// A sync failed in this boot.
+    sync_failed: bool,
+    /// The write of this number from now is lied about.
+    lie_in: Option<(u64, Lie)>,
+    /// What was durable is no longer what was written.
+    damaged: bool,
     counters: DiskCounters,
 }
 
@@ -112,7 +120,9 @@ impl SimDisk {
             cut_at: None,
             dead: false,
             syncs_to_failure: None,
-            sync_does_nothing: false,
+            sync_failed: false,
+            lie_in: None,
+            damaged: false,
             counters: DiskCounters::default(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -152,7 +162,8 @@ impl SimDisk {
         self.lock().dead
     }
 
-    /// Bounds the sum of all files' lengths.
+    /// Bounds the sum of all files' lengths. Below what they have, not even what is allocated can be written, as where a file system
+    /// copies on write.
     pub fn limit(&self, capacity_bytes: u64) {
         self.lock().capacity_bytes = capacity_bytes;
     }
@@ -163,12 +174,44 @@ impl SimDisk {
         self.lock().syncs_to_failure = Some(syncs.max(1));
     }
 
-    /// A mutant for the checkers: a sync that answers well and does nothing.
-    pub fn ignore_syncs(&self, ignore: bool) {
-        self.lock().sync_does_nothing = ignore;
+    /// Forgets what it was told to do wrong; what is damaged stays damaged.
+    pub fn behave(&self) {
+        let mut state = self.lock();
+        (state.cut_at, state.syncs_to_failure, state.lie_in) = (None, None, None);
     }
 
-    /// Flips a bit drawn from the seed in a file drawn from the seed: name and byte, or `None` if there is nothing to damage.
+    /// Whether a sync failed since the disk was last mounted anew.
+    #[must_use]
+    pub fn has_failed_sync(&self) -> bool {
+        self.lock().sync_failed
+    }
+
+    /// Whether it has a bound on its files' lengths.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.lock().capacity_bytes != u64::MAX
+    }
+
+    /// Bytes that all files take.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().used_bytes()
+    }
+
+    /// Lies about the `writes`-th write from now (1 is the next): it comes to light at a power cut, if something written after it was
+    /// synced by then.
+    pub fn lie_in(&self, writes: u64, lie: Lie) {
+        self.lock().lie_in = Some((writes.max(1), lie));
+    }
+
+    /// Whether anything durable was damaged: bits rotted, or a lie came to light.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.lock().damaged
+    }
+
+    /// Flips a bit drawn from the seed in a file drawn from the seed, in a sector that was written and after which something else was
+    /// synced: name and byte, or `None` if there is no such sector.
     pub fn rot(&self) -> Option<(String, u64)> {
         let mut state = self.lock();
         let names: Vec<(String, FileId)> = state.names.iter().map(|(n, f)| (n.clone(), *f)).collect();
@@ -176,13 +219,32 @@ impl SimDisk {
             return None;
         }
         let (name, file) = state.rng.pick(&names).clone();
-        let length = state.files.get(&file)?.live().len() as u64;
-        if length == 0 {
+        let settled = state.files.get(&file)?.settled();
+        if settled.is_empty() {
             return None;
         }
-        let (byte, bit) = (state.rng.below(length), state.rng.below(8) as u8);
+        let sector = *state.rng.pick(&settled);
+        let byte = sector * SECTOR as u64 + state.rng.below(SECTOR as u64);
+        let bit = state.rng.below(8) as u8;
         state.files.get_mut(&file)?.flip(byte as usize, bit);
+        state.damaged = true;
         Some((name, byte))
+    }
+
+    /// The process ends and the power stays: every handle dies, and what was written is there still, synced or not.
+    pub fn exit(&self) {
+        self.lock().unmount();
+    }
+
+    /// An empty disk takes its place.
+    pub fn replace(&self) {
+        let mut state = self.lock();
+        state.unmount();
+        state.files.clear();
+        state.names.clear();
+        state.names_durable.clear();
+        state.names_pending.clear();
+        (state.capacity_bytes, state.damaged) = (u64::MAX, false);
     }
 
     /// What it has done so far.
@@ -230,6 +292,7 @@ impl State {
             total.lost += outcome.lost;
             total.kept += outcome.kept;
             total.between += outcome.between;
+            total.lied |= outcome.lied;
         }
         let mut names = std::mem::take(&mut self.names_durable);
         for (op, change) in std::mem::take(&mut self.names_pending) {
@@ -246,14 +309,19 @@ impl State {
         self.files.retain(|file, _| names.values().any(|named| named == file));
         self.names = names.clone();
         self.names_durable = names;
-        self.boot += 1;
-        self.dead = false;
-        self.cut_at = None;
-        self.syncs_to_failure = None;
+        self.unmount();
+        self.damaged |= total.lied;
         self.counters.cuts += 1;
         self.counters.sectors_lost += total.lost;
         self.counters.sectors_torn += total.between;
         total
+    }
+
+    /// A boot ends.
+    fn unmount(&mut self) {
+        self.boot += 1;
+        (self.dead, self.sync_failed) = (false, false);
+        (self.cut_at, self.syncs_to_failure, self.lie_in) = (None, None, None);
     }
 
     fn name_changed(&mut self, op: OpNumber, change: NameOp) {
@@ -288,13 +356,12 @@ impl State {
             *left -= 1;
             if *left == 0 {
                 self.syncs_to_failure = None;
+                self.sync_failed = true;
                 self.image(file)?.fail_sync();
                 return Err(io::Error::other("simulated sync failure"));
             }
         }
-        if !self.sync_does_nothing {
-            self.image(file)?.sync();
-        }
+        self.image(file)?.sync();
         Ok(())
     }
 }
@@ -369,10 +436,8 @@ impl Disk for Mounted {
         state.begin();
         state.ended()?;
         state.counters.name_syncs += 1;
-        if !state.sync_does_nothing {
-            state.names_pending.clear();
-            state.names_durable = state.names.clone();
-        }
+        state.names_pending.clear();
+        state.names_durable = state.names.clone();
         Ok(())
     }
 }
@@ -396,7 +461,14 @@ impl DiskFile for Handle {
         let size = state.image(self.file)?.live().len() as u64;
         state.has_room((offset + bytes.len() as u64).saturating_sub(size))?;
         let op = state.begin();
-        state.image(self.file)?.write(op, offset as usize, bytes);
+        let lie = state.lie_in.take_if(|(writes, _)| *writes <= 1);
+        if let Some((writes, _)) = state.lie_in.as_mut() {
+            *writes -= 1;
+        }
+        match lie {
+            Some((_, lie)) => state.image(self.file)?.write_lying(op, offset as usize, bytes, lie),
+            None => state.image(self.file)?.write(op, offset as usize, bytes),
+        }
         state.ended()?;
         state.counters.writes += 1;
         Ok(())
@@ -507,26 +579,48 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_does_nothing_loses_what_it_promised() {
+    fn a_process_that_ends_leaves_what_it_wrote() {
+        let disk = SimDisk::new(Rng::new(1));
+        let file = disk.mount().create("a", 900).unwrap();
+        file.write_at(0, b"x").unwrap();
+        disk.exit();
+        assert!(file.write_at(0, b"y").is_err());
+        assert_eq!(file_of(&disk, "a").unwrap()[0], b'x');
+        disk.replace();
+        assert!(disk.mount().list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_write_that_was_lied_about_reads_well_until_power_is_cut() {
         let disk = SimDisk::new(Rng::new(1));
         let mounted = disk.mount();
-        let file = mounted.create("a", 900).unwrap();
+        let file = mounted.create("a", 4096).unwrap();
         mounted.sync_names().unwrap();
-        file.sync().unwrap();
-        disk.ignore_syncs(true);
-        file.write_at(0, b"x").unwrap();
-        file.sync().unwrap();
-        disk.power_cut_with(Fate::Lost);
-        assert_eq!(file_of(&disk, "a").unwrap()[0], 0);
+        disk.lie_in(2, Lie::Lost);
+        for sector in 0..3 {
+            file.write_at(sector * SECTOR as u64, b"x").unwrap();
+            file.sync().unwrap();
+        }
+        assert_eq!(file_of(&disk, "a").unwrap()[SECTOR], b'x');
+        assert!(!disk.is_damaged());
+        disk.power_cut_with(Fate::Kept);
+        let bytes = file_of(&disk, "a").unwrap();
+        assert_eq!((bytes[0], bytes[SECTOR], bytes[2 * SECTOR]), (b'x', 0, b'x'));
+        assert!(disk.is_damaged());
     }
 
     #[test]
     fn rot_changes_one_bit() {
         let disk = SimDisk::new(Rng::new(1));
-        disk.mount().create("a", 64).unwrap();
+        let file = disk.mount().create("a", 1024).unwrap();
+        for offset in [0, 512] {
+            assert_eq!(disk.rot(), None, "nothing is settled");
+            file.write_at(offset, &[0; 512]).unwrap();
+            file.sync().unwrap();
+        }
         let (name, byte) = disk.rot().unwrap();
         let bytes = file_of(&disk, &name).unwrap();
         assert_eq!(bytes.iter().map(|b| b.count_ones()).sum::<u32>(), 1);
-        assert_ne!(bytes[byte as usize], 0);
+        assert!(bytes[byte as usize] != 0 && byte < 512 && disk.is_damaged());
     }
 }

@@ -4,6 +4,7 @@ use super::{World, queue::Event};
 use crate::{
     check::Violation,
     clock::{MS, SimTime},
+    disk::{Lie, SECTOR},
 };
 
 /// Something that breaks now and again.
@@ -23,10 +24,22 @@ pub(crate) enum Fault {
     Jump,
     /// Leadership is handed over.
     Transfer,
+    /// A process ends.
+    Kill,
+    /// One of the next syncs of a log fails.
+    SyncFailure,
+    /// A disk is full for a while.
+    Full,
+    /// A bit rots.
+    Rot,
+    /// A write is lost or lands elsewhere, although it is confirmed.
+    Lie,
+    /// A disk is lost.
+    DiskLoss,
 }
 
 impl Fault {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 13] = [
         Self::Crash,
         Self::DiskCrash,
         Self::Blackout,
@@ -34,6 +47,12 @@ impl Fault {
         Self::Pause,
         Self::Jump,
         Self::Transfer,
+        Self::Kill,
+        Self::SyncFailure,
+        Self::Full,
+        Self::Rot,
+        Self::Lie,
+        Self::DiskLoss,
     ];
 
     fn name(self) -> &'static str {
@@ -45,6 +64,12 @@ impl Fault {
             Self::Pause => "pause",
             Self::Jump => "clock jump",
             Self::Transfer => "transfer",
+            Self::Kill => "kill",
+            Self::SyncFailure => "sync failure",
+            Self::Full => "full disk",
+            Self::Rot => "rot",
+            Self::Lie => "lie",
+            Self::DiskLoss => "disk loss",
         }
     }
 }
@@ -60,6 +85,12 @@ impl World {
             Fault::Pause => faults.pause_every,
             Fault::Jump => faults.jump_every,
             Fault::Transfer => faults.transfer_every,
+            Fault::Kill => faults.kill_every,
+            Fault::SyncFailure => faults.sync_failure_every,
+            Fault::Full => faults.full_every,
+            Fault::Rot => faults.rot_every,
+            Fault::Lie => faults.lie_every,
+            Fault::DiskLoss => faults.disk_loss_every,
         }
     }
 
@@ -78,6 +109,60 @@ impl World {
         }
     }
 
+    /// Power goes right when a node is writing what matters most.
+    pub(super) fn ambush(&mut self, node: u64, life: u64, all: bool) {
+        if self.context.healed || !self.node(node).is_in_life(life) {
+            return;
+        }
+        if all {
+            self.context.counters.blackouts += 1;
+            for node in 1..=self.context.options.nodes {
+                self.crash(node);
+            }
+        } else {
+            self.crash(node);
+        }
+    }
+
+    /// A disk refuses, deceives or dies. Only those of the suspects deceive and die, so that a quorum is never damaged.
+    fn fail_disk(&mut self, fault: Fault, one: u64) {
+        let segment_bytes = self.context.options.node.segment_bytes;
+        let suspect = self.faults.between(1, self.context.options.suspects());
+        // A log that boots rewrites its tail, and until it has written something behind that no later frame proves it.
+        let at_rest = matches!(fault, Fault::Rot | Fault::Lie | Fault::DiskLoss);
+        if at_rest && !self.node(suspect).is_up() {
+            return;
+        }
+        self.context.counters.disk_faults += 1;
+        match fault {
+            Fault::SyncFailure => {
+                let syncs = self.faults.between(1, 4);
+                self.node(one).disk.fail_sync_in(syncs);
+            }
+            Fault::Full => {
+                let room = self.faults.below(2 * segment_bytes);
+                let room = (self.faults.bits() & 1 == 0).then_some(room);
+                let until = self.faults.between(50 * MS, self.context.options.faults.full_max.max(50 * MS));
+                let node = self.node(one);
+                node.fill_up(room);
+                self.context.queue.push(self.context.now + until, Event::Room { node: one });
+            }
+            Fault::Rot => {
+                self.node(suspect).disk.rot();
+            }
+            Fault::DiskLoss => {
+                let node = &mut self.nodes[suspect as usize - 1];
+                node.lose_disk(&mut self.context);
+            }
+            _ => {
+                let writes = self.faults.between(1, 8);
+                let shift = self.faults.between(1, segment_bytes / SECTOR as u64 - 1);
+                let lie = if self.faults.bits() & 1 == 0 { Lie::Lost } else { Lie::Misdirected(shift) };
+                self.node(suspect).disk.lie_in(writes, lie);
+            }
+        }
+    }
+
     /// Lets something break, and schedules the next of its kind.
     pub(super) fn break_something(&mut self, fault: Fault) -> Result<(), Violation> {
         if self.context.healed {
@@ -93,7 +178,9 @@ impl World {
             Fault::Crash => self.crash(one),
             Fault::DiskCrash => {
                 let ops = self.faults.between(1, 12);
-                self.node(one).disk.cut_in(ops);
+                let in_engine = self.faults.chance(300_000);
+                let node = self.node(one);
+                if in_engine { node.engine.crash_in(1 + ops / 4) } else { node.disk.cut_in(ops) }
             }
             Fault::Blackout => {
                 self.context.counters.blackouts += 1;
@@ -127,6 +214,16 @@ impl World {
                 for node in &mut self.nodes {
                     node.hand_over(&mut self.context, heir)?;
                 }
+            }
+            Fault::Kill => {
+                let node = &mut self.nodes[one as usize - 1];
+                if node.is_up() {
+                    self.context.counters.kills += 1;
+                    node.halt(&mut self.context);
+                }
+            }
+            Fault::SyncFailure | Fault::Full | Fault::Rot | Fault::Lie | Fault::DiskLoss => {
+                self.fail_disk(fault, one);
             }
         }
         Ok(())

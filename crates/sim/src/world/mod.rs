@@ -1,24 +1,28 @@
 //! A cluster in one thread: nodes, links, clients and faults, moved by a queue of events in simulated time.
 
 mod clients;
+mod drills;
+mod endings;
 mod faults;
 mod kv;
 mod node;
 mod queue;
 mod threads;
+mod wire;
 
-use conclave_consensus::{NodeId, SnapshotMeta};
+use conclave_consensus::{Config, NodeId, ReplicaId, SnapshotMeta};
 
-pub(crate) use self::clients::PROBE_KEYS;
 use self::{
     clients::Clients,
     node::Node,
     queue::{Event, NodeEvent, Op, Queue},
+    wire::Wire,
 };
+pub(crate) use self::{clients::PROBE_KEYS, drills::Drill};
 use crate::{
     check::{
-        ElectionSafety, LeaderCompleteness, LogMatching, ReadFreshness, RevisionMonotony, StateMachineSafety,
-        Violation,
+        DurableLog, ElectionSafety, LeaderCompleteness, LogMatching, ReadFreshness, RevisionMonotony,
+        StateMachineSafety, Violation,
     },
     clock::{SECOND, SimTime},
     history::{Ending, History},
@@ -43,6 +47,16 @@ pub struct Counters {
     pub disk_crashes: u64,
     /// Times all nodes lost power at once.
     pub blackouts: u64,
+    /// Processes killed.
+    pub kills: u64,
+    /// Nodes that halted, killed or because a sync failed or a disk was full.
+    pub halts: u64,
+    /// Times a disk was made to fail: syncs, space, bits, lies.
+    pub disk_faults: u64,
+    /// Nodes that found their log damaged.
+    pub damages_found: u64,
+    /// Nodes lost for good.
+    pub lost: u64,
     /// Nodes that stood still.
     pub pauses: u64,
     /// Clocks that jumped.
@@ -63,13 +77,16 @@ pub struct Counters {
     pub snapshots: u64,
     /// Entries chosen.
     pub entries: u64,
+    /// Changes of membership chosen.
+    pub memberships: u64,
 }
 
 impl Counters {
     /// Everything that broke, packets apart.
     #[must_use]
     pub fn faults(&self) -> u64 {
-        self.crashes + self.blackouts + self.pauses + self.jumps + self.transfers + self.partitions
+        let power = self.crashes + self.blackouts + self.kills;
+        power + self.pauses + self.jumps + self.transfers + self.partitions + self.disk_faults
     }
 
     /// Operations asked and ended.
@@ -78,32 +95,89 @@ impl Counters {
         self.answered + self.refused + self.unknown
     }
 
+    /// What makes an hour of simulation worth one: how much there was of each, and how much there must be an hour.
+    #[must_use]
+    pub fn density(&self) -> [(&'static str, u64, u64); 6] {
+        [
+            ("operations", self.operations(), 100_000),
+            ("faults", self.faults(), 200),
+            ("crashes", self.crashes, 20),
+            ("elections", self.elections, 20),
+            ("snapshots", self.snapshots, 10),
+            ("membership changes", self.memberships, 10),
+        ]
+    }
+
     /// Adds another run's.
     pub fn add(&mut self, other: &Self) {
-        self.answered += other.answered;
-        self.refused += other.refused;
-        self.unknown += other.unknown;
-        self.crashes += other.crashes;
-        self.disk_crashes += other.disk_crashes;
-        self.blackouts += other.blackouts;
-        self.pauses += other.pauses;
-        self.jumps += other.jumps;
-        self.transfers += other.transfers;
-        self.partitions += other.partitions;
-        self.packets_lost += other.packets_lost;
-        self.packets_doubled += other.packets_doubled;
-        self.elections += other.elections;
-        self.checkpoints += other.checkpoints;
-        self.snapshots += other.snapshots;
-        self.entries += other.entries;
+        let mine: [&mut u64; COUNTERS] = self.fields_mut();
+        let mut other = *other;
+        for (mine, other) in mine.into_iter().zip(other.fields_mut()) {
+            *mine += *other;
+        }
+    }
+
+    fn fields_mut(&mut self) -> [&mut u64; COUNTERS] {
+        let Self {
+            answered,
+            refused,
+            unknown,
+            crashes,
+            disk_crashes,
+            blackouts,
+            kills,
+            halts,
+            disk_faults,
+            damages_found,
+            lost,
+            pauses,
+            jumps,
+            transfers,
+            partitions,
+            packets_lost,
+            packets_doubled,
+            elections,
+            checkpoints,
+            snapshots,
+            entries,
+            memberships,
+        } = self;
+        [
+            answered,
+            refused,
+            unknown,
+            crashes,
+            disk_crashes,
+            blackouts,
+            kills,
+            halts,
+            disk_faults,
+            damages_found,
+            lost,
+            pauses,
+            jumps,
+            transfers,
+            partitions,
+            packets_lost,
+            packets_doubled,
+            elections,
+            checkpoints,
+            snapshots,
+            entries,
+            memberships,
+        ]
     }
 }
+
+/// How many counters there are.
+const COUNTERS: usize = 22;
 
 /// The checkers that watch a run while it goes on.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     pub(crate) elections: ElectionSafety,
     pub(crate) logs: LogMatching,
+    pub(crate) durable: DurableLog,
     pub(crate) completeness: LeaderCompleteness,
     pub(crate) machines: StateMachineSafety,
     pub(crate) freshness: ReadFreshness,
@@ -119,6 +193,7 @@ pub(crate) struct Context {
     /// Latencies of nodes.
     pub(crate) rng: Rng,
     pub(crate) net: Network,
+    wire: Wire,
     pub(crate) trace: Trace,
     pub(crate) checks: Checks,
     pub(crate) history: History,
@@ -136,6 +211,15 @@ impl Context {
     /// Lets a node look at its clock at a time.
     pub(crate) fn wake(&mut self, node: u64, at: SimTime) {
         self.queue.push(at, Event::At { node, life: 0, event: NodeEvent::Tick });
+    }
+
+    /// A node begins to write what matters: perhaps its power goes, or everybody's, before that is durable or right after.
+    pub(crate) fn lie_in_wait(&mut self, node: u64, life: u64) {
+        if self.rng.chance(self.options.faults.ambush_ppm) {
+            let at = self.now + self.rng.below(3 * self.options.node.sync);
+            let all = self.rng.bits() & 1 == 0;
+            self.queue.push(at, Event::Ambush { node, life, all });
+        }
     }
 
     /// Lets a client hear how its operation ended, a little later.
@@ -170,13 +254,14 @@ impl World {
         let clients = Clients::new(rng.fork());
         let faults = rng.fork();
         let ids: Vec<u64> = (1..=options.nodes).collect();
-        let nodes = ids.iter().map(|id| Node::new(*id, &mut rng, &options)).collect();
+        let nodes = ids.iter().map(|id| Node::new(*id, &mut rng)).collect();
         let context = Context {
             now: 0,
             options,
             queue: Queue::default(),
             rng: rng.fork(),
             net,
+            wire: Wire::default(),
             trace: Trace::new(print),
             checks: Checks::default(),
             history: History::default(),
@@ -232,6 +317,8 @@ impl World {
                     return node.boot(context);
                 }
             }
+            Event::Ambush { node, life, all } => self.ambush(node, life, all),
+            Event::Room { node } => self.nodes[node as usize - 1].make_room(),
             Event::Resume { node } => return self.nodes[node as usize - 1].resume(context),
             Event::Think { client } => self.clients.think(context, client),
             Event::Reply { op, ending } => {
@@ -258,14 +345,21 @@ impl World {
         context.options.faults = FaultOptions::none();
         context.options.node.stall_ppm = 0;
         for node in &mut self.nodes {
-            node.disk.cut_in(u64::MAX / 2);
+            node.disk.behave();
+            node.engine.crash_in(u64::MAX);
+            node.make_room();
             node.paused_until = 0;
             node.resume(context)?;
-            if !node.is_up() {
+            if !node.is_up() && !node.broken {
                 node.boot(context)?;
             }
         }
         Ok(())
+    }
+
+    /// The nodes that were not lost for good.
+    pub(crate) fn healthy(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|node| !node.broken).map(|node| node.id).collect()
     }
 
     /// Lets nobody ask anything new.
@@ -273,16 +367,14 @@ impl World {
         self.clients.stop();
     }
 
-    /// Writes once through each node.
-    pub(crate) fn probe(&mut self, patience: SimTime) -> Vec<Op> {
-        (1..=self.context.options.nodes)
-            .map(|node| self.clients.probe(&mut self.context, node, patience))
-            .collect()
+    /// Writes once through each of these nodes.
+    pub(crate) fn probe(&mut self, nodes: &[u64], patience: SimTime) -> Vec<Op> {
+        nodes.iter().map(|node| self.clients.probe(&mut self.context, *node, patience)).collect()
     }
 
-    /// How far each node's state is, and the hash of all it holds; `None` while one is down.
+    /// How far the state of each node is that was not lost, and the hash of all it holds; `None` while one is down.
     pub(crate) fn states(&self) -> Option<Vec<node::State>> {
-        self.nodes.iter().map(Node::state).collect()
+        self.nodes.iter().filter(|node| !node.broken).map(Node::state).collect()
     }
 
     /// Where every node stands, for people.
@@ -317,14 +409,10 @@ fn ending_code(ending: &Ending) -> u64 {
     }
 }
 
-/// The initial membership: replica i on node i.
-fn members(nodes: u64) -> conclave_consensus::Config {
-    conclave_consensus::Config::of_voters(
-        (1..=nodes).map(|node| (conclave_consensus::ReplicaId(node), NodeId(node))),
-    )
-}
-
-/// The state before anything.
-fn initial(nodes: u64) -> SnapshotMeta {
-    SnapshotMeta { config: members(nodes), ..SnapshotMeta::default() }
+/// The state before anything: replica i on node i, the first of them with a vote.
+fn initial(options: &Options) -> SnapshotMeta {
+    let replicas = (1..=options.nodes).map(ReplicaId);
+    let mut config = Config::of_voters(replicas.map(|replica| (replica, NodeId(replica.0))));
+    config.learners = config.voters.split_off(&ReplicaId(options.voters + 1));
+    SnapshotMeta { config, ..SnapshotMeta::default() }
 }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use conclave_consensus::{
-    Ballot, Epoch, GroupId, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, SnapshotMeta, Time,
+    Ballot, Epoch, GroupId, LogOp, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, SnapshotMeta, Time,
 };
 use conclave_kv::{Machine, Options as KvOptions, Reader};
 use conclave_raft::{Raft, RaftConfig};
 use conclave_replica::{
-    Applier, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotServer, begin_epoch,
-    boot_group,
+    Applier, BootError, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotServer,
+    begin_epoch, boot_group,
 };
 use conclave_storage::{
     Job, LogError, LogStore, MemoryEngine, Preparation, SnapshotSink, StateEngine, Wal, WalOptions,
@@ -18,16 +18,15 @@ use conclave_storage::{
 use conclave_transport::Packet;
 
 use super::{
-    Context, initial, kv, members,
+    Context, initial, kv,
     queue::{Event, NodeEvent, Op},
     threads::{ApplyJob, CatchUpJob, LogBatch, LogJob},
 };
 use crate::{
-    check::Violation,
+    check::{Violation, check_leader_votes},
     clock::{NodeClock, SECOND, SimTime},
     disk::SimDisk,
     history::{Answer, Ending},
-    options::{Mutant, Options},
     rng::Rng,
 };
 
@@ -53,11 +52,44 @@ pub(crate) struct Node {
     pub(super) engine: MemoryEngine,
     pub(super) paused_until: SimTime,
     /// What happened while it stood still.
-    deferred: Vec<(u64, NodeEvent)>,
+    pub(super) deferred: Vec<(u64, NodeEvent)>,
     /// Counts lives.
-    lives: u64,
+    pub(super) lives: u64,
     pub(super) life: Option<Life>,
-    rng: Rng,
+    pub(super) rng: Rng,
+    /// Its disks have no room for anything new.
+    pub(super) full: bool,
+    /// Its log's syncs do not return.
+    pub(super) hangs: bool,
+    /// What its disk holds cannot be trusted, and it refuses to start or has lost everything: out until its replica is replaced.
+    pub(super) broken: bool,
+}
+
+/// Why a process does not come up.
+#[derive(Debug)]
+enum StartError {
+    Log(LogError),
+    Check(Violation),
+    Other(String),
+}
+
+impl From<LogError> for StartError {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl From<BootError> for StartError {
+    fn from(error: BootError) -> Self {
+        match error {
+            BootError::Log(error) => Self::Log(error),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+fn other(error: impl std::fmt::Display) -> StartError {
+    StartError::Other(error.to_string())
 }
 
 /// A running process. A crash drops it whole.
@@ -96,20 +128,26 @@ pub(super) struct Life {
 }
 
 impl Node {
-    pub(super) fn new(id: u64, rng: &mut Rng, options: &Options) -> Self {
-        let disk = SimDisk::new(rng.fork());
-        disk.ignore_syncs(options.mutant == Some(Mutant::SyncDoesNothing));
+    pub(super) fn new(id: u64, rng: &mut Rng) -> Self {
         Self {
             id,
             clock: NodeClock::new(0, 0, 0),
-            disk,
+            disk: SimDisk::new(rng.fork()),
             engine: MemoryEngine::new(),
             paused_until: 0,
             deferred: Vec::new(),
             lives: 0,
             life: None,
             rng: rng.fork(),
+            full: false,
+            hangs: false,
+            broken: false,
         }
+    }
+
+    /// The replica that lives here.
+    pub(super) fn replica(&self) -> ReplicaId {
+        ReplicaId(self.id)
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -118,7 +156,15 @@ impl Node {
 
     /// Whether it is down since its life of this number ended.
     pub(super) fn is_down(&self, life: u64) -> bool {
-        self.life.is_none() && self.lives == life
+        self.life.is_none() && self.lives == life && !self.broken
+    }
+
+    pub(super) fn is_in_life(&self, number: u64) -> bool {
+        self.life.as_ref().is_some_and(|life| life.number == number)
+    }
+
+    pub(super) fn leads(&self) -> Option<Ballot> {
+        self.life.as_ref().filter(|life| life.leads).map(|life| life.ballot)
     }
 
     /// Power is back: the process starts from what the disks hold.
@@ -135,16 +181,17 @@ impl Node {
                 self.crash(context);
                 return Ok(());
             }
-            Err(why) => {
-                let what = format!("node {} cannot start: {why}", self.id);
-                return Err(Violation::new("boot", what));
+            Err(StartError::Log(error)) => return self.log_failed(context, &error),
+            Err(StartError::Check(violation)) => return Err(violation),
+            Err(StartError::Other(why)) => {
+                return Err(Violation::new("recovery", format!("node {} cannot start: {why}", self.id)));
             }
         }
         self.told_of_boot(context)?;
         self.drain(context)
     }
 
-    fn start(&mut self, context: &mut Context) -> Result<Life, String> {
+    fn start(&mut self, context: &mut Context) -> Result<Life, StartError> {
         let options = &context.options;
         let wal = WalOptions {
             log_id: self.id,
@@ -152,29 +199,27 @@ impl Node {
             preparation: Preparation::Inline,
             ..WalOptions::default()
         };
-        let say = |error: LogError| error.to_string();
-        let log = Wal::open(self.disk.mount(), wal).map_err(say)?;
-        let epoch = begin_epoch(&log, CLUSTER, NodeId(self.id)).map_err(|error| error.to_string())?;
+        let log = Wal::open(self.disk.mount(), wal)?;
+        let epoch = begin_epoch(&log, CLUSTER, NodeId(self.id))?;
         let reset = log.state(GROUP).reset;
         let generation = reset.as_ref().map_or(0, |meta| meta.generation);
         // Little enough that reads go to the engine all the time.
         let kv = KvOptions { value_cache_bytes: options.node.value_cache_bytes, ..KvOptions::default() };
-        let store = self.engine.store(GROUP, generation).map_err(|error| error.to_string())?;
+        let store = self.engine.store(GROUP, generation).map_err(other)?;
         let state = store.checkpoint().map(|checkpoint| SnapshotMeta { generation, ..checkpoint.meta });
-        let (machine, reader) = Machine::open(Arc::clone(&store), kv).map_err(|error| error.to_string())?;
+        let (machine, reader) = Machine::open(Arc::clone(&store), kv).map_err(other)?;
         let now = self.clock.read(context.now);
-        let initial = initial(options.nodes);
-        let members = members(options.nodes);
+        let initial = initial(options);
         let seed = self.rng.bits();
-        let boot = boot_group(&log, GROUP, ReplicaId(self.id), state.clone(), &members, now, seed)
-            .map_err(|error| error.to_string())?;
+        let boot = boot_group(&log, GROUP, self.replica(), state.clone(), &initial.config, now, seed)?;
         let state = state.unwrap_or(initial);
-        let entries = boot.entries.clone();
-        context
-            .checks
+        let first = state.slot.next();
+        let checks = &mut context.checks;
+        checks
             .logs
-            .reboot(NodeId(self.id), state.slot.next(), Some(state.ballot), &entries)
-            .map_err(|violation| violation.to_string())?;
+            .reboot(NodeId(self.id), first, Some(state.ballot), &boot.entries)
+            .map_err(StartError::Check)?;
+        checks.durable.booted(self.replica(), first, &boot.entries).map_err(StartError::Check)?;
         let config = RaftConfig {
             timing: options.timing,
             // What a follower writes at once must fit into half a segment.
@@ -189,7 +234,7 @@ impl Node {
             compaction_lag_entries_max: options.node.trailing_for_live,
             ..RaftConfig::default()
         };
-        let core = Raft::new(boot, config).map_err(|error| error.to_string())?;
+        let core = Raft::new(boot, config).map_err(other)?;
         let mut host = Host::new(HostConfig::of(NodeId(self.id), epoch));
         host.add_group(GROUP, Box::new(core), state.generation);
         let policy = CheckpointPolicy {
@@ -234,32 +279,6 @@ impl Node {
             life.ballot = status.ballot;
         }
         Ok(())
-    }
-
-    /// Power is gone: the process with all its memory, and some of what the disk had not synced.
-    pub(super) fn crash(&mut self, context: &mut Context) {
-        let Some(life) = self.life.take() else {
-            if self.disk.is_dead() {
-                self.lose_power(context, self.lives);
-            }
-            return;
-        };
-        context.counters.crashes += 1;
-        let orphans = life.waits.into_values().chain(life.barrier_of.into_values());
-        let orphans: Vec<Op> = orphans.chain(life.ready.into_iter().map(|(_, op)| op)).collect();
-        for op in orphans {
-            context.reply(op, Ending::Unknown);
-        }
-        self.lose_power(context, life.number);
-    }
-
-    fn lose_power(&mut self, context: &mut Context, life: u64) {
-        let outcome = self.disk.power_cut();
-        self.engine.crash();
-        self.deferred.clear();
-        context.trace.note(context.now, self.id, "power cut", outcome.lost, outcome.kept + outcome.between);
-        let down = 5_000_000 + self.rng.below(context.options.faults.down_max.max(1));
-        context.queue.push(context.now + down, Event::Restart { node: self.id, life });
     }
 
     /// Something happens here, or will once the node goes on.
@@ -376,7 +395,7 @@ impl Node {
             }
         }
         for (to, packets) in packets {
-            self.send(context, to, packets);
+            self.send(context, to, packets)?;
         }
         self.arm(context);
         self.start_log(context)?;
@@ -392,12 +411,19 @@ impl Node {
             // Nobody here changes who is a member.
             HostEffect::Send { .. } | HostEffect::Membership { .. } | HostEffect::ChangeRefused { .. } => {}
             HostEffect::Log { ops, mark, then, .. } => {
+                let number = life.number;
                 for op in &ops {
                     context.checks.logs.change(node, op)?;
+                    if matches!(op, LogOp::Meta(_) | LogOp::TruncateFrom(_)) {
+                        context.lie_in_wait(self.id, number);
+                    }
                 }
                 life.logs.push_back(LogJob::Append { ops, mark, then });
             }
-            HostEffect::Install { mark, meta, .. } => life.logs.push_back(LogJob::Install { mark, meta }),
+            HostEffect::Install { mark, meta, .. } => {
+                context.lie_in_wait(self.id, life.number);
+                life.logs.push_back(LogJob::Install { mark, meta });
+            }
             HostEffect::Apply { entries, .. } => life.applies.push_back(ApplyJob::Entries(entries)),
             HostEffect::ReadLog { id, range, bytes_max, .. } => {
                 life.catchups.push_back(CatchUpJob::ReadLog { id, range, bytes_max });
@@ -433,6 +459,9 @@ impl Node {
                 life.leads = leader == Some(node);
                 if life.leads {
                     context.checks.elections.leads(node, ballot)?;
+                    if let Some(status) = life.host.status(GROUP) {
+                        check_leader_votes(node, status.replica, &status.config)?;
+                    }
                     if !serving {
                         context.checks.completeness.leads(node, ballot, &context.checks.logs)?;
                     }
@@ -447,7 +476,13 @@ impl Node {
     }
 
     /// Hands packets to the links. Now and then each travels alone, so that they may overtake one another.
-    pub(super) fn send(&mut self, context: &mut Context, to: NodeId, packets: Vec<Packet>) {
+    pub(super) fn send(
+        &mut self,
+        context: &mut Context,
+        to: NodeId,
+        packets: Vec<Packet>,
+    ) -> Result<(), Violation> {
+        let packets = if context.net.is_wire() { context.wire.pass(packets)? } else { packets };
         let alone = context.options.network.reordering_ppm > 0 && !context.healed;
         let mut lanes: Vec<Vec<Packet>> = Vec::new();
         for packet in packets {
@@ -471,6 +506,7 @@ impl Node {
             }
             arrive(first, packets);
         }
+        Ok(())
     }
 
     fn arm(&mut self, context: &mut Context) {

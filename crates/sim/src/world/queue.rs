@@ -38,6 +38,10 @@ pub(crate) enum Event {
     Restart { node: u64, life: u64 },
     /// A node goes on.
     Resume { node: u64 },
+    /// A node loses power in the life of this number, or everybody does.
+    Ambush { node: u64, life: u64, all: bool },
+    /// A full disk has room again.
+    Room { node: u64 },
     /// A client thinks of something to ask.
     Think { client: u32 },
     /// A client is told.

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{
     Config, Entry, Kind, LogOp, LogReadId, Mark, NodeId, Slot, SlotRange, SnapshotMeta,
 };
 use conclave_replica::{HostInput, SnapshotServer};
-use conclave_storage::{LogError, LogStore, Replies, SnapshotSink, StateError};
+use conclave_storage::{LogStore, Replies, SnapshotSink, StateError};
 use conclave_transport::Packet;
 
 use super::{
@@ -18,7 +20,10 @@ use super::{
     node::{GROUP, Node},
     queue::{Event, NodeEvent},
 };
-use crate::{check::Violation, history::Ending, options::Mutant};
+use crate::{
+    check::{MirrorEntry, Violation},
+    history::Ending,
+};
 
 /// Work for the log.
 #[derive(Debug)]
@@ -57,18 +62,9 @@ impl Node {
         context.queue.push(at, Event::At { node: self.id, life: life.number, event });
     }
 
-    /// A failed log is a crash if the power went inside it, else something that must not be.
-    fn log_failed(&mut self, context: &mut Context, error: &LogError) -> Result<(), Violation> {
-        if self.disk.is_dead() {
-            context.counters.disk_crashes += 1;
-            self.crash(context);
-            return Ok(());
-        }
-        Err(Violation::new("log", format!("node {}: {error}", self.id)))
-    }
-
     /// Appends everything that waits, and begins the sync if something depends on it.
     pub(super) fn start_log(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let replica = self.replica();
         let Some(life) = &mut self.life else { return Ok(()) };
         if life.log_busy.is_some() || life.logs.is_empty() {
             return Ok(());
@@ -78,6 +74,7 @@ impl Node {
         for job in life.logs.drain(..) {
             match job {
                 LogJob::Append { ops, mark, then } => {
+                    context.checks.durable.appended(replica, &ops);
                     batch.push((GROUP, ops));
                     done.mark = mark.or(done.mark);
                     for (to, packet) in then {
@@ -85,8 +82,15 @@ impl Node {
                     }
                 }
                 LogJob::Install { mark, meta } => {
-                    context.checks.logs.change(NodeId(self.id), &LogOp::Reset(meta.clone()))?;
-                    batch.push((GROUP, vec![LogOp::Reset(meta.clone())]));
+                    let reset = vec![LogOp::Reset(meta.clone())];
+                    context.checks.logs.change(NodeId(self.id), &reset[0])?;
+                    context.checks.durable.appended(replica, &reset);
+                    batch.push((GROUP, reset));
+                    #[cfg(feature = "mutants")]
+                    if Mutant::SwitchedBeforeReset.is_on() {
+                        life.applies.push_back(ApplyJob::Install { mark, meta });
+                        continue;
+                    }
                     done.installs.push((mark, meta));
                 }
             }
@@ -96,6 +100,9 @@ impl Node {
         }
         if done.mark.is_some() || !done.installs.is_empty() {
             life.log_busy = Some(done);
+            if self.hangs {
+                return Ok(());
+            }
             let node = &context.options.node;
             let mean =
                 if context.rng.chance(node.stall_ppm) { context.options.node.stall } else { node.sync };
@@ -105,17 +112,19 @@ impl Node {
     }
 
     pub(super) fn log_done(&mut self, context: &mut Context) -> Result<(), Violation> {
+        let replica = self.replica();
         let Some(life) = &mut self.life else { return Ok(()) };
         let Some(done) = life.log_busy.take() else { return Ok(()) };
         if let Err(error) = life.log.sync() {
             return self.log_failed(context, &error);
         }
+        context.checks.durable.synced(replica);
         context.trace.note(context.now, self.id, "synced", done.mark.map_or(0, |mark| mark.sequence), 0);
         for (mark, meta) in done.installs {
             life.applies.push_back(ApplyJob::Install { mark, meta });
         }
         for (to, packets) in done.packets {
-            self.send(context, to, packets);
+            self.send(context, to, packets)?;
         }
         if let Some(mark) = done.mark {
             self.input(context, HostInput::Logged { group: GROUP, mark })?;
@@ -155,11 +164,15 @@ impl Node {
     }
 
     fn apply_entries(&mut self, context: &mut Context, entries: &[Entry]) -> Result<(), Violation> {
+        let (node, replica) = (NodeId(self.id), self.replica());
         let Some(life) = &mut self.life else { return Ok(()) };
         for entry in entries {
-            if context.checks.machines.apply(NodeId(self.id), entry)? {
-                let kept = crate::check::MirrorEntry::of(entry);
+            let kept = MirrorEntry::of(entry);
+            context.checks.durable.applies(replica, entry.slot, kept)?;
+            if context.checks.machines.apply(node, entry)? {
+                context.checks.durable.chosen(entry.slot, kept, &life.position.config)?;
                 context.checks.completeness.committed(entry.slot, kept, life.ballot);
+                context.counters.memberships += u64::from(entry.kind == Kind::Config);
             }
         }
         let mut replies = Replies::new();
@@ -190,10 +203,12 @@ impl Node {
         let Some(life) = &mut self.life else { return Ok(()) };
         let Some(job) = life.applier.checkpoint_if_due() else { return Ok(()) };
         life.checkpoint = Some(job);
+        #[cfg(feature = "mutants")]
         let meta = life.position.clone();
         let mean = context.options.node.checkpoint;
         self.later(context, mean, NodeEvent::CheckpointDone);
-        if context.options.mutant == Some(Mutant::CutBeforeState) {
+        #[cfg(feature = "mutants")]
+        if Mutant::LogCutBeforeState.is_on() {
             return self.input(context, HostInput::Checkpointed { group: GROUP, meta });
         }
         Ok(())
@@ -202,7 +217,9 @@ impl Node {
     pub(super) fn checkpoint_done(&mut self, context: &mut Context) -> Result<(), Violation> {
         let Some(life) = &mut self.life else { return Ok(()) };
         let Some(job) = life.checkpoint.take() else { return Ok(()) };
-        job.run().map_err(|error| self.state_failed(&error))?;
+        if let Err(error) = job.run() {
+            return self.state_failed(context, &error);
+        }
         let Some(life) = &mut self.life else { return Ok(()) };
         let Some(meta) = life.applier.checkpointed() else { return Ok(()) };
         context.counters.checkpoints += 1;
@@ -215,9 +232,9 @@ impl Node {
 
     fn install(&mut self, context: &mut Context, mark: Mark, meta: &SnapshotMeta) -> Result<(), Violation> {
         let Some(life) = &mut self.life else { return Ok(()) };
-        life.applier.install(meta).map_err(|error| {
-            Violation::new("state", format!("node {} cannot install slot {}: {error}", self.id, meta.slot))
-        })?;
+        if let Err(error) = life.applier.install(meta) {
+            return self.state_failed(context, &error);
+        }
         life.position = meta.clone();
         context.counters.snapshots += 1;
         context.trace.note(context.now, self.id, "installed", meta.slot.0, meta.generation);
@@ -225,10 +242,6 @@ impl Node {
         context.checks.monotony.at(self.id, life.reader.revision())?;
         self.serve_reads(context)?;
         self.input(context, HostInput::Installed { group: GROUP, mark })
-    }
-
-    fn state_failed(&self, error: &StateError) -> Violation {
-        Violation::new("state", format!("node {}: {error}", self.id))
     }
 
     /// Answers the confirmed reads whose slot the state has reached.
@@ -278,6 +291,10 @@ impl Node {
                 }
                 CatchUpJob::Store { fetch, piece, generation, body, last } => {
                     let stored = self.store(fetch, piece, generation, body, last);
+                    if self.engine.has_crashed() {
+                        self.crash(context);
+                        return Ok(());
+                    }
                     let input = stored.unwrap_or_else(|_| {
                         if let Some(life) = &mut self.life {
                             life.sink = None;
@@ -289,9 +306,13 @@ impl Node {
                 CatchUpJob::Serve { to, fetch, at_least, piece } => {
                     let (applier, server): (_, &mut SnapshotServer) = (&life.applier, &mut life.server);
                     let served = server.piece(to, fetch, at_least, piece, &mut || applier.snapshot());
-                    let (body, last) = served.map_err(|error| self.state_failed(&error))?;
-                    let packet = Packet::SnapshotPiece { group: GROUP, fetch, piece, body, last };
-                    self.send(context, to, vec![packet]);
+                    match served {
+                        Ok((body, last)) => {
+                            let packet = Packet::SnapshotPiece { group: GROUP, fetch, piece, body, last };
+                            self.send(context, to, vec![packet])?;
+                        }
+                        Err(error) => self.state_failed(context, &error)?,
+                    }
                 }
             }
         }

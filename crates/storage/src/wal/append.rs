@@ -33,6 +33,10 @@ impl Shared {
         if buffer.capacity() > BUFFER_BYTES_KEPT {
             buffer.shrink_to(BUFFER_BYTES_KEPT);
         }
+        #[cfg(feature = "mutants")]
+        if matches!(result, Err(LogError::Full)) && conclave_consensus::Mutant::FullDiskIgnored.is_on() {
+            return Ok(());
+        }
         result.map_err(|error| state.fail(error))
     }
 
@@ -174,6 +178,10 @@ impl State {
             && log.first == meta.slot.next()
         {
             return Ok(true);
+        }
+        #[cfg(feature = "mutants")]
+        if conclave_consensus::Mutant::DelayedSnapshotForgets.is_on() {
+            return Ok(false);
         }
         let Some(place) = log.place(meta.slot) else { return Ok(false) };
         Ok(self.entry_at(buffer, meta.slot, place)?.ballot == meta.ballot)

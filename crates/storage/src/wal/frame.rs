@@ -80,6 +80,10 @@ fn header_crc(header: &[u8; HEADER_BYTES], stamp: Stamp) -> u32 {
     let mut bytes = [0; 12 + HEADER_BYTES - 4];
     bytes[..8].copy_from_slice(&stamp.log_id.to_le_bytes());
     bytes[8..12].copy_from_slice(&stamp.segment.to_le_bytes());
+    #[cfg(feature = "mutants")]
+    if conclave_consensus::Mutant::StaleFramesPass.is_on() {
+        bytes[8..12].fill(0);
+    }
     bytes[12..].copy_from_slice(&header[4..]);
     crc32fast::hash(&bytes)
 }

@@ -46,6 +46,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 use conclave_consensus::{GroupId, LogOp, LogSlice, LogState, SlotRange};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -326,7 +328,7 @@ impl Shared {
         let observer = self.options.observer.as_deref();
         let result = MutexGuard::unlocked(state, || {
             let began = observer.map(|_| Instant::now());
-            let result = if mutant_sync_does_nothing() { Ok(()) } else { file.sync() };
+            let result = sync_file(&*file);
             if let (Some(observer), Some(began), Ok(())) = (observer, began, &result) {
                 observer.synced(began.elapsed());
             }
@@ -341,16 +343,15 @@ impl Shared {
     }
 }
 
-/// The mutant of a log that acknowledges what no disk holds: named by `CONCLAVE_MUTANT=log-sync-does-nothing`, in builds that have
-/// the feature `mutants` only.
-fn mutant_sync_does_nothing() -> bool {
+fn sync_file(file: &dyn DiskFile) -> std::io::Result<()> {
     #[cfg(feature = "mutants")]
-    {
-        static NAMED: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-            std::env::var("CONCLAVE_MUTANT").is_ok_and(|name| name == "log-sync-does-nothing")
-        });
-        *NAMED
+    if Mutant::LogSyncDoesNothing.is_on() {
+        return Ok(());
     }
-    #[cfg(not(feature = "mutants"))]
-    false
+    let result = file.sync();
+    #[cfg(feature = "mutants")]
+    if result.is_err() && Mutant::FailedSyncRetried.is_on() {
+        return file.sync();
+    }
+    result
 }

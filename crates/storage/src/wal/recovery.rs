@@ -4,6 +4,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use conclave_consensus::GroupId;
+#[cfg(feature = "mutants")]
+use conclave_consensus::Mutant;
 
 use super::{
     State, WalOptions, WalStats,
@@ -98,6 +100,15 @@ fn missing(number: u32) -> LogError {
     }
 }
 
+/// Whether a frame's number is the one that is missing.
+fn is_next(found: u64, missing: u64) -> bool {
+    #[cfg(feature = "mutants")]
+    if Mutant::StaleFramesPass.is_on() {
+        return true;
+    }
+    found == missing
+}
+
 /// What is known of the log while it is read.
 #[derive(Debug)]
 struct Replay {
@@ -147,7 +158,7 @@ impl Replay {
         let first = frame::at(bytes, offset, stamp).map(|(header, _)| header.lsn);
         let mut lsn = match (self.end, first) {
             // The segment before ended where it was left: its next frame is the first one here.
-            (Some(end), Some(first)) if first == end.lsn => {
+            (Some(end), Some(first)) if is_next(first, end.lsn) => {
                 self.remains.clear();
                 end.lsn
             }
@@ -161,7 +172,7 @@ impl Replay {
         };
         self.usage.begin_segment();
         while let Some((header, payload)) = frame::at(bytes, offset, stamp)
-            && header.lsn == lsn
+            && is_next(header.lsn, lsn)
         {
             let damaged = |why: &str| LogError::Damaged {
                 segment: segments[at].name(),
@@ -199,7 +210,10 @@ impl Replay {
         let stamp = Stamp { log_id: self.log_id, segment: segments[at].number };
         let mut remains: Option<Remains> = None;
         for (offset, header) in frame::search(bytes, from, stamp, end.lsn) {
-            if header.durable_upto >= end.lsn {
+            let damage = header.durable_upto >= end.lsn;
+            #[cfg(feature = "mutants")]
+            let damage = (damage || Mutant::TornTailIsDamage.is_on()) && !Mutant::DamageIsTornTail.is_on();
+            if damage {
                 // A segment is written from its beginning. If the next one's is invalid, that one is damaged, whatever became of this end.
                 let begins = at == end.segment + 1 && frame::at(bytes, from, stamp).is_some();
                 let (segment, damaged_at) = if at == end.segment || begins {

@@ -101,6 +101,10 @@ pub(super) fn create(
     file.write_at(0, &encode_header(stamp, size_bytes))?;
     file.sync()?;
     disk.rename(&temporary, &segment_name(stamp.segment))?;
+    #[cfg(feature = "mutants")]
+    if conclave_consensus::Mutant::NewNameNotSynced.is_on() {
+        return Ok(Segment { number: stamp.segment, file, size_bytes });
+    }
     disk.sync_names()?;
     Ok(Segment { number: stamp.segment, file, size_bytes })
 }
