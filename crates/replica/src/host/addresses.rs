@@ -53,6 +53,11 @@ impl Addresses {
         }
     }
 
+    /// The nodes of the membership in force.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.in_force.nodes.values().copied()
+    }
+
     /// The replica of the membership in force that lives on the node.
     pub(super) fn member_on(&self, node: NodeId) -> Option<ReplicaId> {
         self.in_force.nodes.iter().find(|(_, at)| **at == node).map(|(replica, _)| *replica)

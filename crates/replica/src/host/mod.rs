@@ -8,10 +8,13 @@
 //!   (see `addresses`);
 //! - proposals made where the leader is not are forwarded to its node, at most once; while no leader is known they are *parked*, bounded in
 //!   number, bytes and time;
-//! - snapshots are fetched piece by piece (see `fetch`).
+//! - snapshots are fetched piece by piece (see `fetch`);
+//! - nodes tell each other that they live, once for all groups (see `liveness`), and only groups that are due are looked at (see `deadlines`).
 
 mod addresses;
+mod deadlines;
 mod fetch;
+mod liveness;
 mod proposals;
 mod snapshots;
 
@@ -28,8 +31,9 @@ use conclave_transport::Packet;
 
 use self::{
     addresses::Addresses,
+    deadlines::Deadlines,
     fetch::{Fetch, FetchStep},
-    proposals::bytes_of,
+    liveness::Nodes,
     snapshots::Guest,
 };
 use crate::effects::{HostEffect, HostInput, ProposeError};
@@ -49,6 +53,11 @@ pub struct HostConfig {
     pub parked_for: Duration,
     /// How long a snapshot's piece may take before it is asked for again, which costs little and is always allowed. Default 500 ms.
     pub piece_timeout: Duration,
+    /// How often this node says to each other that it lives: one heartbeat between two nodes for all groups they share, by which groups
+    /// sleep that nobody asks anything (in Raft, `RaftConfig::quiesce`). `None`, the default: it says nothing and heeds nothing.
+    pub alive_every: Option<Duration>,
+    /// How long a node counts as alive after it was heard: an election timeout, and several of `alive_every`. Default 1 s.
+    pub alive_for: Duration,
 }
 
 impl HostConfig {
@@ -62,6 +71,8 @@ impl HostConfig {
             parked_bytes_max: 16 << 20,
             parked_for: Duration::from_secs(3),
             piece_timeout: Duration::from_millis(500),
+            alive_every: None,
+            alive_for: Duration::from_secs(1),
         }
     }
 }
@@ -100,6 +111,14 @@ struct Group {
     fetch_after: Time,
     generation: u64,
     guest: Option<Guest>,
+    /// When what is parked under a leader that refused is tried again.
+    unpark_at: Option<Time>,
+    /// The other members' nodes.
+    nodes: BTreeSet<NodeId>,
+    /// From when on the core may know less of them than the host; zero if it does for certain.
+    refresh_at: Time,
+    /// Its deadline as the index has it.
+    indexed: Option<Time>,
 }
 
 /// Every group of a process, as one value: stepped with [`HostInput`]s, drained of [`HostEffect`]s.
@@ -107,6 +126,8 @@ struct Group {
 pub struct Host {
     config: HostConfig,
     groups: BTreeMap<GroupId, Group>,
+    deadlines: Deadlines,
+    nodes: Nodes,
     /// Groups stepped since the last drain.
     touched: BTreeSet<GroupId>,
     effects: Vec<HostEffect>,
@@ -119,9 +140,12 @@ impl Host {
     /// A host without groups.
     #[must_use]
     pub fn new(config: HostConfig) -> Self {
+        let nodes = Nodes::new(config.alive_every, config.alive_for);
         Self {
             config,
             groups: BTreeMap::new(),
+            deadlines: Deadlines::default(),
+            nodes,
             touched: BTreeSet::new(),
             effects: Vec::new(),
             scratch: Vec::new(),
@@ -148,9 +172,16 @@ impl Host {
                 fetch_after: Time(0),
                 generation,
                 guest: None,
+                unpark_at: None,
+                nodes: BTreeSet::new(),
+                refresh_at: Time(0),
+                indexed: None,
             },
         );
         self.touched.insert(group);
+        self.share_nodes(group);
+        self.deadlines.moved(group);
+        self.index_deadlines();
     }
 
     /// The groups here, in order.
@@ -170,25 +201,20 @@ impl Host {
         self.counters
     }
 
-    /// When the host wants a `Tick`.
+    /// When the host wants a `Tick`. Cheap, whatever the number of groups.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.groups
-            .values()
-            .flat_map(|g| {
-                [
-                    g.core.next_deadline(),
-                    g.parked.front().map(|p| p.until),
-                    g.fetch.as_ref().map(Fetch::deadline),
-                ]
-            })
-            .flatten()
-            .min()
+        [self.deadlines.first(), self.nodes.next_deadline()].into_iter().flatten().min()
     }
 
     /// Takes one input. `now` is read after the input arrived and never goes backwards.
     pub fn step(&mut self, now: Time, input: HostInput) {
         self.now = self.now.max(now);
+        self.take(input);
+        self.index_deadlines();
+    }
+
+    fn take(&mut self, input: HostInput) {
         match input {
             HostInput::Tick => self.tick(),
             HostInput::Packets { from, packets } => {
@@ -203,7 +229,10 @@ impl Host {
             HostInput::ReadBarrier { group, id } => self.read_barrier(group, id),
             HostInput::Transfer { group, id, to } => self.transfer(group, id, to),
             HostInput::Reconfigure { group, id, changes } => self.reconfigure(group, id, changes),
-            HostInput::Logged { group, mark } => self.feed(group, Input::Persisted(mark)),
+            HostInput::Logged { group, mark } => {
+                self.nodes.wrote(self.now, group, mark);
+                self.feed(group, Input::Persisted(mark));
+            }
             HostInput::LogRead { group, id, result } => self.feed(group, Input::LogRead { id, result }),
             HostInput::Applied { group, slot } => self.feed(group, Input::Applied(slot)),
             HostInput::Checkpointed { group, meta } => self.feed(group, Input::Compacted(meta)),
@@ -235,31 +264,22 @@ impl Host {
         while let Some(group) = self.touched.pop_first() {
             self.collect(group);
         }
+        self.index_deadlines();
         out.append(&mut self.effects);
     }
 
+    /// Visits the groups that are due, and no other.
     fn tick(&mut self) {
         let now = self.now;
-        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
-        for group in groups {
+        self.tick_nodes();
+        for group in self.deadlines.due(now) {
+            self.deadlines.moved(group);
+            self.drop_overdue(group);
             let Some(g) = self.groups.get_mut(&group) else { continue };
-            while g.parked.front().is_some_and(|p| p.until <= now) {
-                let Some(parked) = g.parked.pop_front() else { break };
-                g.parked_count -= parked.batch.len();
-                g.parked_bytes -= bytes_of(&parked.batch);
-                self.counters.proposals_failed += parked.batch.len() as u64;
-                self.effects.extend(
-                    parked.batch.iter().map(|p| HostEffect::Failed { id: p.id, why: ProposeError::NoLeader }),
-                );
-            }
-            let leads = g.leader.is_some() && !g.parked.is_empty();
             if g.core.next_deadline().is_some_and(|at| at <= now) {
                 self.feed(group, Input::Tick);
             }
-            if leads {
-                // Parked under a leader that refused for a while, as during a transfer that came to nothing.
-                self.unpark(group);
-            }
+            self.unpark_if_due(group);
             self.fetch_step(group, Fetch::tick);
         }
     }
@@ -270,19 +290,31 @@ impl Host {
 
     /// Steps a core and sorts its refusals: a peer's misbehaviour is counted, a broken invariant halts the node. Says whether it was taken.
     fn offer(&mut self, group: GroupId, input: Input) -> bool {
-        let Some(g) = self.groups.get_mut(&group) else { return false };
-        self.touched.insert(group);
-        match g.core.step(self.now, input) {
-            Ok(()) => return true,
-            Err(StepError::Broken(why)) => self.effects.push(HostEffect::Halt { group, why }),
-            Err(_) => self.counters.bad_messages += 1,
+        match self.step_core(group, input) {
+            Some(Ok(())) => return true,
+            Some(Err(StepError::Broken(_))) | None => {}
+            Some(Err(_)) => self.counters.bad_messages += 1,
         }
         false
+    }
+
+    /// Steps a core, which first hears what is known of its nodes. A broken invariant halts the node. Nothing for an unknown group.
+    fn step_core(&mut self, group: GroupId, input: Input) -> Option<Result<(), StepError>> {
+        self.refresh(group);
+        let g = self.groups.get_mut(&group)?;
+        self.touched.insert(group);
+        self.deadlines.moved(group);
+        let result = g.core.step(self.now, input);
+        if let Err(StepError::Broken(why)) = result {
+            self.effects.push(HostEffect::Halt { group, why });
+        }
+        Some(result)
     }
 
     fn packet(&mut self, from: NodeId, packet: Packet) {
         match packet {
             Packet::Consensus { group, message } => self.message(from, group, message),
+            Packet::Alive { epoch } => self.alive(from, epoch),
             Packet::Forward { group, batch } => self.forwarded(from, group, batch),
             Packet::Refused { ids, outcome, busy, .. } => {
                 let why = match outcome {
@@ -303,7 +335,7 @@ impl Host {
                 self.fetch_step(group, |f, now| f.arrived(now, from, fetch, piece, body, last));
             }
             // Requests between services pass by the host: the shell answers them.
-            Packet::Alive { .. } | Packet::Request { .. } | Packet::Response { .. } => {}
+            Packet::Request { .. } | Packet::Response { .. } => {}
         }
     }
 
@@ -331,6 +363,7 @@ impl Host {
         let mut scratch = std::mem::take(&mut self.scratch);
         let Some(g) = self.groups.get_mut(&group) else { return };
         g.core.drain(&mut scratch);
+        self.deadlines.moved(group);
         let mut led_anew = false;
         for effect in scratch.drain(..) {
             let Some(g) = self.groups.get_mut(&group) else { break };
@@ -352,6 +385,7 @@ impl Host {
                             Some((to, Packet::Consensus { group, message }))
                         })
                         .collect();
+                    self.nodes.writes(self.now, group, mark);
                     self.effects.push(HostEffect::Log { group, ops, mark: Some(mark), then });
                 }
                 Effect::Commit(entries) => self.effects.push(HostEffect::Apply { group, entries }),
@@ -376,6 +410,7 @@ impl Host {
                 }
                 Effect::Membership { config, .. } => {
                     g.addresses.enter(config.clone());
+                    self.share_nodes(group);
                     self.effects.push(HostEffect::Membership { group, config });
                 }
                 Effect::Role { ballot, leader, serving } => {

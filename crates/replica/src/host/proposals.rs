@@ -1,13 +1,18 @@
 //! Proposals and reads, on their way to the leader: proposed here, forwarded once, or parked until one is known.
 
+use std::time::Duration;
+
 use conclave_consensus::{
     GroupId, Input, MembershipChange, NodeId, Outcome, Proposal, ProposalId, ReadError, ReadId, ReadMode,
     StepError, Time,
 };
 use conclave_transport::Packet;
 
-use super::{Host, Parked};
+use super::{Group, Host, Parked};
 use crate::{HostEffect, ProposeError, ReconfigureError};
+
+/// How long what a leader refused waits before it is tried again.
+const UNPARK_AFTER: Duration = Duration::from_millis(50);
 
 impl Host {
     /// `until` is when the batch fails if no leader is found for it.
@@ -41,13 +46,8 @@ impl Host {
 
     /// Proposals share their payloads, so handing the core a copy of the batch copies a few words for each.
     fn propose_here(&mut self, group: GroupId, batch: &[Proposal]) -> Result<(), StepError> {
-        let Some(g) = self.groups.get_mut(&group) else { return Err(StepError::NotLeader { leader: None }) };
-        self.touched.insert(group);
-        let result = g.core.step(self.now, Input::Propose { batch: batch.to_vec(), only_in: None });
-        if let Err(StepError::Broken(why)) = result {
-            self.effects.push(HostEffect::Halt { group, why });
-        }
-        result
+        self.step_core(group, Input::Propose { batch: batch.to_vec(), only_in: None })
+            .unwrap_or(Err(StepError::NotLeader { leader: None }))
     }
 
     pub(super) fn forwarded(&mut self, from: NodeId, group: GroupId, batch: Vec<Proposal>) {
@@ -72,67 +72,83 @@ impl Host {
         g.parked_count += batch.len();
         g.parked_bytes += bytes;
         g.parked.push_back(Parked { until, batch });
+        g.unpark_at = g.leader.map(|_| self.now.after(UNPARK_AFTER));
+        self.deadlines.moved(group);
     }
 
     pub(super) fn unpark(&mut self, group: GroupId) {
         let Some(g) = self.groups.get_mut(&group) else { return };
-        (g.parked_count, g.parked_bytes) = (0, 0);
+        (g.parked_count, g.parked_bytes, g.unpark_at) = (0, 0, None);
+        self.deadlines.moved(group);
         for parked in std::mem::take(&mut g.parked) {
             self.propose(group, parked.batch, parked.until);
         }
     }
 
+    /// Tries again what is parked under a leader that refused for a while, as during a transfer that came to nothing.
+    pub(super) fn unpark_if_due(&mut self, group: GroupId) {
+        let due = |g: &Group| g.leader.is_some() && g.unpark_at.is_some_and(|at| at <= self.now);
+        if self.groups.get(&group).is_some_and(due) {
+            self.unpark(group);
+        }
+    }
+
+    /// Fails what has been parked for too long.
+    pub(super) fn drop_overdue(&mut self, group: GroupId) {
+        let now = self.now;
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        while let Some(parked) = g.parked.pop_front_if(|parked| parked.until <= now) {
+            g.parked_count -= parked.batch.len();
+            g.parked_bytes -= bytes_of(&parked.batch);
+            self.counters.proposals_failed += parked.batch.len() as u64;
+            let failed = |p: &Proposal| HostEffect::Failed { id: p.id, why: ProposeError::NoLeader };
+            self.effects.extend(parked.batch.iter().map(failed));
+        }
+        if g.parked.is_empty() {
+            g.unpark_at = None;
+        }
+    }
+
     pub(super) fn read_barrier(&mut self, group: GroupId, id: ReadId) {
-        let Some(g) = self.groups.get_mut(&group) else {
-            self.effects.push(HostEffect::ReadFailed { group, id, why: ReadError::NoLeader });
-            return;
+        if let Some(g) = self.groups.get_mut(&group) {
+            g.reads.insert(id);
+        }
+        let why = match self.step_core(group, Input::ReadBarrier { id, mode: ReadMode::Follower }) {
+            Some(Ok(())) => return,
+            Some(Err(StepError::Busy)) => ReadError::Busy,
+            _ => ReadError::NoLeader,
         };
-        self.touched.insert(group);
-        g.reads.insert(id);
-        let why = match g.core.step(self.now, Input::ReadBarrier { id, mode: ReadMode::Follower }) {
-            Ok(()) => return,
-            Err(StepError::Busy) => ReadError::Busy,
-            Err(StepError::Broken(why)) => {
-                self.effects.push(HostEffect::Halt { group, why });
-                ReadError::NoLeader
-            }
-            Err(_) => ReadError::NoLeader,
-        };
-        g.reads.remove(&id);
+        if let Some(g) = self.groups.get_mut(&group) {
+            g.reads.remove(&id);
+        }
         self.effects.push(HostEffect::ReadFailed { group, id, why });
     }
 
     pub(super) fn transfer(&mut self, group: GroupId, id: ProposalId, to: NodeId) {
-        let Some(g) = self.groups.get_mut(&group) else {
+        let Some(g) = self.groups.get(&group) else {
             self.fail(id, ProposeError::NoGroup);
             return;
         };
-        self.touched.insert(group);
-        let heir = g.addresses.member_on(to);
-        let refused = match heir {
-            Some(heir) => g.core.step(self.now, Input::Transfer { id, to: heir }).is_err(),
-            None => true,
-        };
-        if refused {
+        let taken = g.addresses.member_on(to).is_some_and(|heir| {
+            matches!(self.step_core(group, Input::Transfer { id, to: heir }), Some(Ok(())))
+        });
+        if !taken {
             self.fail(id, ProposeError::LeaderChanged);
         }
     }
 
     /// Never forwarded: whoever asks for a change reads the membership first, and so finds the leader.
     pub(super) fn reconfigure(&mut self, group: GroupId, id: ProposalId, changes: Vec<MembershipChange>) {
-        let Some(g) = self.groups.get_mut(&group) else {
+        let Some(result) = self.step_core(group, Input::Reconfigure { id, changes }) else {
             self.effects.push(HostEffect::ChangeRefused { id, why: ReconfigureError::NoGroup });
             return;
         };
-        self.touched.insert(group);
-        let why = match g.core.step(self.now, Input::Reconfigure { id, changes }) {
-            Ok(()) => return,
-            Err(StepError::Broken(why)) => {
-                self.effects.push(HostEffect::Halt { group, why });
-                return;
-            }
+        let why = match result {
+            // What is broken halts the node, and with it whoever waits.
+            Ok(()) | Err(StepError::Broken(_)) => return,
             Err(StepError::NotLeader { leader }) => {
-                ReconfigureError::NotLeader { leader: leader.and_then(|leader| g.addresses.of(leader)) }
+                let node = |leader| self.groups.get(&group).and_then(|g| g.addresses.of(leader));
+                ReconfigureError::NotLeader { leader: leader.and_then(node) }
             }
             Err(StepError::NotServing) => ReconfigureError::NotServing,
             Err(StepError::ChangeInProgress) => ReconfigureError::InProgress,
@@ -170,6 +186,6 @@ impl Host {
     }
 }
 
-pub(super) fn bytes_of(batch: &[Proposal]) -> usize {
+fn bytes_of(batch: &[Proposal]) -> usize {
     batch.iter().map(|p| p.payload.len()).sum()
 }

@@ -44,6 +44,7 @@ impl Host {
         let now = self.now;
         let Some(g) = self.groups.get_mut(&group) else { return };
         let Some(fetch) = g.fetch.as_mut() else { return };
+        self.deadlines.moved(group);
         match step(fetch, now) {
             FetchStep::Nothing => {}
             FetchStep::Pull { from, at_least, piece } => {

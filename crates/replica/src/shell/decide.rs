@@ -2,7 +2,7 @@
 //! through the host and what it answers goes out again on one thread.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -19,6 +19,8 @@ const READS_EVERY: Duration = Duration::from_millis(50);
 pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
     let shared = &shared;
     let mut inputs = Vec::new();
+    // Groups of whose reads some may wait: each barrier that a gate begins comes by here.
+    let mut reading: BTreeSet<GroupId> = BTreeSet::new();
     let mut effects = Vec::new();
     let mut out = Outgoing::default();
     host.drain(&mut effects);
@@ -27,7 +29,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
             return;
         }
         let mut wait = host.next_deadline().map(|at| at.since(clock::now()));
-        if shared.gates.values().any(|gate| gate.is_waiting()) {
+        reading.retain(|group| shared.gates.get(group).is_some_and(|gate| gate.is_waiting()));
+        if !reading.is_empty() {
             wait = Some(wait.map_or(READS_EVERY, |wait| wait.min(READS_EVERY)));
         }
         if !shared.inbox.take(wait, &mut inputs).await {
@@ -37,7 +40,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
         let now = clock::now();
         for input in Proposals::join(inputs.drain(..)) {
             match input {
-                ShellInput::Host(input) => host.step(now, input),
+                ShellInput::Host(input) => {
+                    if let HostInput::ReadBarrier { group, .. } = &input {
+                        reading.insert(*group);
+                    }
+                    host.step(now, input);
+                }
                 // Whoever asked may have gone.
                 ShellInput::Status { group, answer } => drop(answer.send(host.status(group))),
                 // What the core had to say about it has left: it came with the entries.
@@ -51,7 +59,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
         if host.next_deadline().is_some_and(|at| at <= now) {
             host.step(now, HostInput::Tick);
         }
-        shared.gates.values().filter(|gate| gate.is_waiting()).for_each(|gate| gate.tick(now));
+        reading.iter().filter_map(|group| shared.gates.get(group)).for_each(|gate| gate.tick(now));
         host.drain(&mut effects);
         *shared.counters.lock() = host.counters();
     }

@@ -1,6 +1,6 @@
 //! A host around a core that does as it is told.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conclave_consensus::{
@@ -31,6 +31,9 @@ impl Consensus for FakeCore {
         let name = match &input {
             Input::Propose { batch, .. } => format!("propose {}", batch.len()),
             Input::Message(message) => format!("message from {}", message.from),
+            Input::Peer { node, epoch, alive_until } => {
+                format!("peer {node} epoch {epoch} until {}", alive_until.0 / 1_000_000)
+            }
             Input::SnapshotReady(meta) => format!("snapshot at {}", meta.slot),
             other => format!("{other:?}"),
         };
@@ -81,10 +84,20 @@ impl Fixture {
         Self::of(Config::of_voters((1..=3).map(|n| (ReplicaId(n), NodeId(n * 10)))))
     }
 
+    /// As [`new`](Self::new), on a node that speaks every 100 ms and is dead after 1 s.
+    pub(crate) fn alive() -> Self {
+        let alive_every = Some(Duration::from_millis(100));
+        let config = HostConfig { alive_every, ..HostConfig::of(NodeId(10), Epoch(3)) };
+        Self::with(config, Config::of_voters((1..=3).map(|n| (ReplicaId(n), NodeId(n * 10)))))
+    }
+
     pub(crate) fn of(config: Config) -> Self {
+        Self::with(HostConfig { parked_max: 2, ..HostConfig::of(NodeId(10), Epoch(3)) }, config)
+    }
+
+    fn with(host: HostConfig, config: Config) -> Self {
         let script = Arc::new(Mutex::new(Script { config, ..Script::default() }));
-        let config = HostConfig { parked_max: 2, ..HostConfig::of(NodeId(10), Epoch(3)) };
-        let mut host = Host::new(config);
+        let mut host = Host::new(host);
         host.add_group(GROUP, Box::new(FakeCore(Arc::clone(&script))), 4);
         Self { host, script }
     }

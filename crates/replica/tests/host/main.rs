@@ -2,6 +2,10 @@
 
 mod addresses;
 mod changes;
+#[path = "../support/cluster.rs"]
+mod cluster;
 mod fixture;
+mod liveness;
+mod many;
 mod proposals;
 mod snapshots;

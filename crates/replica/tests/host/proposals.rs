@@ -1,5 +1,7 @@
 //! Proposals, reads and messages: where they go, and how they end.
 
+use std::time::Duration;
+
 use conclave_consensus::{
     Ballot, Effect, Mark, NodeId, Outcome, ReadError, ReadId, ReplicaId, Slot, StepError, Time,
 };
@@ -72,7 +74,9 @@ fn parked_under_a_leader_that_refuses_they_are_tried_again() {
     fixture.script.lock().refuse = Some(StepError::NotLeader { leader: Some(ReplicaId(1)) });
     assert!(fixture.step(Time(0), propose(1)).is_empty());
     fixture.script.lock().refuse = None;
-    fixture.step(Time(1), HostInput::Tick);
+    let soon = fixture.host.next_deadline().unwrap();
+    assert!(soon < Time(0).after(Duration::from_secs(1)), "long before they fail");
+    fixture.step(soon, HostInput::Tick);
     assert_eq!(fixture.steps(), ["Applied(Slot(0))", "propose 1", "propose 1"]);
 }
 
