@@ -6,7 +6,8 @@
 //! Numbers are little-endian. `crc` is CRC-32 (IEEE) over everything after it; `length` counts what follows the 16 bytes of
 //! the header. `head` is a protobuf message of the kind; the payloads of its entries, proposals or body follow it end
 //! to end. A frame of an unknown kind is passed over and counted, for a newer peer may know more kinds; anything else
-//! that cannot be read ends the connection, since nothing after it can be trusted.
+//! that cannot be read ends the connection, since nothing after it can be trusted. A writer speaks the version of the protocol that was
+//! agreed on when the connection was made; a reader understands every version.
 //!
 //! Encoding copies a payload shorter than [`INLINE_BYTES_MAX`] once, beside its head, and a longer one never: the
 //! [`Encoder`] is a [`Buf`] of many chunks for a vectored write. Decoding copies nothing.
@@ -14,18 +15,13 @@
 use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use conclave_consensus::{
-    Ballot, Class, Entry, Epoch, GroupId, Kind, Message, NodeId, Outcome, Proposal, ProposalId, ReplicaId,
-    Slot,
-};
+use conclave_consensus::{Class, Epoch, GroupId, Message, NodeId, Outcome, Proposal, ProposalId, ReplicaId};
 use prost::Message as _;
 
 use crate::{
-    Packet,
-    wire::{
-        AliveHead, CallHead, ConsensusHead, EntryHead, ForwardHead, PieceHead, ProposalHead, PullHead,
-        RefusedHead,
-    },
+    Packet, VERSION_MAX,
+    entries::{payload_len, take_payload},
+    wire::{AliveHead, CallHead, ConsensusHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
 };
 
 /// Bytes before a frame's head.
@@ -34,6 +30,9 @@ pub const HEADER_BYTES: usize = 16;
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
 /// Payloads up to this length are copied beside their head, longer ones are written from where they lie.
 pub const INLINE_BYTES_MAX: usize = 4 << 10;
+
+/// The version from which on entries are said as runs.
+const RUNS_SINCE: u32 = 2;
 
 const CONSENSUS: u8 = 1;
 const ALIVE: u8 = 2;
@@ -85,10 +84,12 @@ pub enum FrameError {
 
 /// Collects encoded packets for one vectored write; a [`Buf`] of what is not yet written. Keeps its memory when
 /// [`clear`](Self::clear)ed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Encoder {
+    /// Of the protocol.
+    version: u32,
     /// Headers, heads and short payloads.
-    inline: BytesMut,
+    inline: Vec<u8>,
     /// What to write, in order. Inline bytes after the last part are not yet in any.
     parts: VecDeque<Part>,
     /// Where the inline bytes begin that belong to no part yet.
@@ -105,16 +106,30 @@ enum Part {
 }
 
 impl Encoder {
-    /// Nothing encoded yet.
+    /// Nothing encoded yet; speaks the newest version of the protocol.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::speaking(VERSION_MAX)
+    }
+
+    /// Nothing encoded yet; speaks a version of the protocol that the reader knows. A [`Decoder`] reads them all.
+    #[must_use]
+    pub fn speaking(version: u32) -> Self {
+        Self {
+            version,
+            inline: Vec::new(),
+            parts: VecDeque::new(),
+            open: 0,
+            remaining: 0,
+            consensus: ConsensusHead::default(),
+            forward: ForwardHead::default(),
+        }
     }
 
     /// Forgets what is encoded, and keeps a moderate amount of memory for the next time.
     pub fn clear(&mut self) {
         if self.inline.capacity() > 1 << 20 {
-            self.inline = BytesMut::new();
+            self.inline = Vec::new();
         }
         self.inline.clear();
         self.parts.clear();
@@ -165,21 +180,14 @@ impl Encoder {
         head.to = message.to.0;
         head.class = class_code(message.class);
         head.head = message.head.clone();
-        head.entries.clear();
-        head.entries.extend(message.entries.iter().map(|entry| EntryHead {
-            slot: entry.slot.0,
-            ballot_round: entry.ballot.round,
-            kind: u32::from(entry.kind.code()),
-            id_node: entry.id.node.0,
-            id_sequence: entry.id.sequence,
-            payload_len: payload_len(&entry.payload),
-            ballot_config: entry.ballot.config,
-            ballot_replica: entry.ballot.replica.0,
-        }));
+        if self.version >= RUNS_SINCE {
+            head.say_runs(&message.entries);
+        } else {
+            head.say_each(&message.entries);
+        }
         let payloads = message.entries.iter().map(|entry| &entry.payload);
         let result = self.frame_of(CONSENSUS, &head, payloads, max);
         head.head = Bytes::new();
-        head.entries.shrink_to(1024);
         self.consensus = head;
         result
     }
@@ -261,6 +269,12 @@ impl Encoder {
             Part::Inline(range) => &self.inline[range.clone()],
             Part::Payload(payload) => payload,
         }
+    }
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -425,24 +439,10 @@ impl Decoder {
 
     fn consensus(&mut self, bytes: Bytes, payloads: &mut Bytes) -> Result<Packet, FrameError> {
         let head = &mut self.consensus;
+        head.forget_entries();
         head.clear();
         head.merge(bytes)?;
-        let mut entries = Vec::with_capacity(head.entries.len());
-        for entry in &head.entries {
-            let kind = u8::try_from(entry.kind).ok().and_then(Kind::from_code);
-            entries.push(Entry {
-                slot: Slot(entry.slot),
-                ballot: Ballot {
-                    config: entry.ballot_config,
-                    round: entry.ballot_round,
-                    replica: ReplicaId(entry.ballot_replica),
-                },
-                kind: kind.ok_or(FrameError::Malformed("unknown kind of entry"))?,
-                id: ProposalId { node: NodeId(entry.id_node), sequence: entry.id_sequence },
-                payload: take_payload(payloads, entry.payload_len)?,
-            });
-        }
-        head.entries.shrink_to(1024);
+        let entries = head.take_entries(payloads)?;
         let class = class_of(head.class).ok_or(FrameError::Malformed("unknown class of message"))?;
         let (from, to) = (ReplicaId(head.from), ReplicaId(head.to));
         let message = Message { from, to, class, head: std::mem::take(&mut head.head), entries };
@@ -472,19 +472,6 @@ fn refused(head: Bytes) -> Result<Packet, FrameError> {
     };
     let ids = head.ids.iter().map(|id| ProposalId { node: NodeId(id.node), sequence: id.sequence });
     Ok(Packet::Refused { group: GroupId(head.group), ids: ids.collect(), outcome, busy: head.busy })
-}
-
-fn take_payload(payloads: &mut Bytes, len: u32) -> Result<Bytes, FrameError> {
-    let len = len as usize;
-    if payloads.len() < len {
-        return Err(FrameError::Malformed("payloads end early"));
-    }
-    Ok(payloads.split_to(len))
-}
-
-/// Saturates: a payload of 4 GiB fails the bound on frames in the same call.
-fn payload_len(payload: &Bytes) -> u32 {
-    u32::try_from(payload.len()).unwrap_or(u32::MAX)
 }
 
 fn class_code(class: Class) -> u32 {

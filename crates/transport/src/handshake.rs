@@ -25,7 +25,7 @@ use crate::{
 /// The oldest version of the protocol that this code speaks.
 pub const VERSION_MIN: u32 = 1;
 /// The newest version of the protocol that this code speaks.
-pub const VERSION_MAX: u32 = 1;
+pub const VERSION_MAX: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"CONCLAVE";
 const PREFIX_BYTES: usize = 16;
@@ -209,13 +209,22 @@ pub(crate) async fn enquire(
     Ok(About { node: NodeId(answer.node), cluster: ClusterId(answer.cluster), about })
 }
 
-/// Introduces this node on a dialed stream and returns the longest frame that the peer takes.
+/// How to write to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Agreed {
+    /// The highest version that both speak.
+    pub version: u32,
+    /// The longest frame that the peer takes.
+    pub frame_bytes_max: usize,
+}
+
+/// Introduces this node on a dialed stream and returns how to write to the peer.
 pub(crate) async fn introduce(
     stream: &mut dyn Stream,
     own: &Identity,
     to: NodeId,
     lane: Lane,
-) -> Result<usize, HandshakeError> {
+) -> Result<Agreed, HandshakeError> {
     let hello = Hello {
         version_min: own.versions.0,
         version_max: own.versions.1,
@@ -241,7 +250,10 @@ pub(crate) async fn introduce(
     if here != to {
         return Err(Refusal::Target { wanted: to, here }.into());
     }
-    Ok(usize::try_from(answer.frame_bytes_max).unwrap_or(usize::MAX))
+    Ok(Agreed {
+        version: own.versions.1.min(answer.version_max),
+        frame_bytes_max: usize::try_from(answer.frame_bytes_max).unwrap_or(usize::MAX),
+    })
 }
 
 /// Hears a dialer out on an accepted stream, answers, and returns who it is and for which lane it came.
@@ -397,7 +409,7 @@ mod tests {
         dialer: Identity,
         to: NodeId,
         acceptor: Identity,
-    ) -> (Result<usize, HandshakeError>, Result<(NodeId, Lane), HandshakeError>) {
+    ) -> (Result<Agreed, HandshakeError>, Result<(NodeId, Lane), HandshakeError>) {
         let (mut left, mut right) = tokio::io::duplex(4096);
         tokio::join!(introduce(&mut left, &dialer, to, Lane::Bulk), async {
             match receive(&mut right, &acceptor, |node| node == NodeId(99), &Strict).await? {
@@ -427,7 +439,7 @@ mod tests {
     }
 
     fn refusals(
-        (dialer, acceptor): (Result<usize, HandshakeError>, Result<(NodeId, Lane), HandshakeError>),
+        (dialer, acceptor): (Result<Agreed, HandshakeError>, Result<(NodeId, Lane), HandshakeError>),
     ) -> (Refusal, Refusal) {
         match (dialer, acceptor) {
             (Err(HandshakeError::Refused(dialer)), Err(HandshakeError::Refused(acceptor))) => {
@@ -440,10 +452,15 @@ mod tests {
     #[tokio::test]
     async fn nodes_of_one_cluster_meet() {
         let (dialer, acceptor) = meet(Identity { node: NodeId(1), ..OWN }, NodeId(2), OWN).await;
-        assert_eq!(dialer.unwrap(), 1024);
+        assert_eq!(dialer.unwrap(), Agreed { version: 1, frame_bytes_max: 1024 });
         assert_eq!(acceptor.unwrap(), (NodeId(1), Lane::Bulk));
         let wide = Identity { node: NodeId(1), versions: (1, 9), ..OWN };
-        assert!(meet(wide, NodeId(2), OWN).await.1.is_ok(), "ranges that overlap are enough");
+        let (dialer, acceptor) = meet(wide, NodeId(2), OWN).await;
+        assert!(acceptor.is_ok(), "ranges that overlap are enough");
+        assert_eq!(dialer.unwrap().version, 1, "the highest that both know");
+        let newer = Identity { versions: (1, 3), ..OWN };
+        assert_eq!(meet(wide, NodeId(2), newer).await.0.unwrap().version, 3);
+        assert_eq!(meet(Identity { node: NodeId(1), ..OWN }, NodeId(2), newer).await.0.unwrap().version, 1);
     }
 
     #[tokio::test]

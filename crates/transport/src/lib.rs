@@ -32,6 +32,7 @@
 struct Readme;
 
 pub mod codec;
+mod entries;
 mod handshake;
 mod memory;
 mod notices;

@@ -1,5 +1,8 @@
 //! The parts of a frame that evolve: protobuf messages. Fields are only ever added; a number once used keeps its meaning.
 //!
+//! Entries stand in a head as *runs*: slots and ids that follow one on the other, under one ballot, are said once, and only
+//! lengths of payloads entry by entry. Version 1 of the protocol knew no runs and said each entry in full.
+//!
 //! Payloads are not in them. They follow the head, one after the other, and the head says how long each is, so that
 //! they are written from where they lie and read without being copied. Ids that are hashes are `fixed64`: as varints they
 //! would take ten bytes.
@@ -19,8 +22,19 @@ pub(crate) struct ConsensusHead {
     pub class: u32,
     #[prost(bytes = "bytes", tag = "5")]
     pub head: Bytes,
+    /// In version 1: the entries. Else none.
     #[prost(message, repeated, tag = "6")]
     pub entries: Vec<EntryHead>,
+    /// From version 2 on: the entries.
+    #[prost(message, repeated, tag = "7")]
+    pub runs: Vec<RunHead>,
+    /// Of each entry of the runs, in order.
+    #[prost(uint32, repeated, tag = "8")]
+    pub payload_lens: Vec<u32>,
+    /// For each entry of the runs by how much its id's sequence is above what follows on the entry before; zero for a run's first.
+    /// Empty if all are zero.
+    #[prost(uint64, repeated, tag = "9")]
+    pub id_gaps: Vec<u64>,
 }
 
 /// An entry without its payload.
@@ -38,6 +52,30 @@ pub(crate) struct EntryHead {
     pub id_sequence: u64,
     #[prost(uint32, tag = "6")]
     pub payload_len: u32,
+    #[prost(uint64, tag = "7")]
+    pub ballot_config: u64,
+    #[prost(uint64, tag = "8")]
+    pub ballot_replica: u64,
+}
+
+/// Entries at successive slots, of one ballot, kind and proposer, their sequences ascending.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct RunHead {
+    /// Of the first entry.
+    #[prost(uint64, tag = "1")]
+    pub slot: u64,
+    /// How many entries there are.
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    #[prost(uint64, tag = "3")]
+    pub ballot_round: u64,
+    #[prost(uint32, tag = "4")]
+    pub kind: u32,
+    #[prost(fixed64, tag = "5")]
+    pub id_node: u64,
+    /// Of the first entry.
+    #[prost(uint64, tag = "6")]
+    pub id_sequence: u64,
     #[prost(uint64, tag = "7")]
     pub ballot_config: u64,
     #[prost(uint64, tag = "8")]

@@ -19,8 +19,11 @@ use tracing::{debug, error, info, warn};
 
 use super::{Alive, Shared, TcpOptions};
 use crate::{
-    Failure, Lane, LaneStats, Packet, PeerStats, QueueBounds, Stream, codec::Encoder, handshake,
-    queue::Queue, stats::LaneCounters,
+    Failure, Lane, LaneStats, Packet, PeerStats, QueueBounds, Stream,
+    codec::Encoder,
+    handshake::{self, Agreed},
+    queue::Queue,
+    stats::LaneCounters,
 };
 
 /// About how much is encoded for one write.
@@ -200,13 +203,13 @@ pub(super) async fn run(_alive: Alive, shared: Arc<Shared>, peer: Arc<Peer>, lan
             dialed = dial(options, peer.node, lane, &target) => dialed,
         };
         let why = match dialed {
-            Ok((stream, frame_bytes_max)) => {
+            Ok((stream, agreed)) => {
                 link.connected(peer.node, lane, &target);
                 let since = Instant::now();
                 let why = tokio::select! {
                     biased;
                     _ = address.changed() => None,
-                    why = write(&shared, &peer, lane, stream, frame_bytes_max) => Some(why),
+                    why = write(&shared, &peer, lane, stream, agreed) => Some(why),
                 };
                 link.condition.lock().connected_since = None;
                 let Some(why) = why else {
@@ -240,7 +243,7 @@ async fn dial(
     node: NodeId,
     lane: Lane,
     address: &str,
-) -> Result<(Box<dyn Stream>, usize), String> {
+) -> Result<(Box<dyn Stream>, Agreed), String> {
     let mut stream = match timeout(options.dial_timeout, options.connector.dial(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(format!("cannot connect to {address}: {error}")),
@@ -249,7 +252,10 @@ async fn dial(
     let identity = options.identity();
     let introduced = handshake::introduce(&mut *stream, &identity, node, lane);
     match timeout(options.handshake_timeout, introduced).await {
-        Ok(Ok(frame_bytes_max)) => Ok((stream, frame_bytes_max.min(options.frame_bytes_max))),
+        Ok(Ok(agreed)) => {
+            let frame_bytes_max = agreed.frame_bytes_max.min(options.frame_bytes_max);
+            Ok((stream, Agreed { frame_bytes_max, ..agreed }))
+        }
         Ok(Err(error)) => Err(format!("{address}: {error}")),
         Err(_) => Err(format!("{address} accepts connections but does not answer the handshake")),
     }
@@ -261,11 +267,11 @@ async fn write(
     peer: &Peer,
     lane: Lane,
     mut stream: Box<dyn Stream>,
-    frame_bytes_max: usize,
+    agreed: Agreed,
 ) -> String {
     let link = peer.link(lane);
     let counters = &link.counters;
-    let (mut encoder, mut batch) = (Encoder::new(), Vec::new());
+    let (mut encoder, mut batch) = (Encoder::speaking(agreed.version), Vec::new());
     loop {
         link.take(&mut batch);
         if batch.is_empty() {
@@ -283,7 +289,7 @@ async fn write(
         }
         let mut count = 0;
         for packet in batch.drain(..) {
-            match encoder.push(&packet, frame_bytes_max) {
+            match encoder.push(&packet, agreed.frame_bytes_max) {
                 Ok(()) => count += 1,
                 Err(too_long) => {
                     counters.dropped_too_long.add(1);

@@ -6,7 +6,7 @@ use conclave_consensus::{
     Slot,
 };
 use conclave_transport::{
-    Packet,
+    Packet, VERSION_MAX, VERSION_MIN,
     codec::{Decoder, Encoder, FrameError, HEADER_BYTES, INLINE_BYTES_MAX},
 };
 use proptest::{collection::vec, prelude::*};
@@ -16,7 +16,10 @@ use crate::inbox::{append, every_kind};
 const MAX: usize = 1 << 20;
 
 fn encoded(packets: &[Packet]) -> BytesMut {
-    let mut encoder = Encoder::new();
+    encoded_by(Encoder::new(), packets)
+}
+
+fn encoded_by(mut encoder: Encoder, packets: &[Packet]) -> BytesMut {
     for packet in packets {
         encoder.push(packet, MAX).expect("short enough");
     }
@@ -53,17 +56,31 @@ fn entry() -> impl Strategy<Value = Entry> {
     )
 }
 
+/// Entries as a leader sends them, more or less: here and there something does not follow on what is before it.
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let step = (0..6_u8, 0..6_u8, 0..6_u8, 0..4_u64);
+    let run = (entry(), vec((step, payload()), 0..12)).prop_map(|(first, steps)| {
+        let mut entries = vec![first];
+        for ((slot, round, node, gap), payload) in steps {
+            let mut entry = entries.last().cloned().expect("it has a first");
+            entry.payload = payload;
+            entry.slot.0 = entry.slot.0.wrapping_add(1 + u64::from(slot == 0));
+            entry.ballot.round = entry.ballot.round.wrapping_add(u64::from(round == 0));
+            entry.id.node.0 ^= u64::from(node == 0);
+            // Mostly one more, sometimes several, sometimes the same again.
+            entry.id.sequence = entry.id.sequence.wrapping_add([1, 1, 0, 5][gap as usize]);
+            entries.push(entry);
+        }
+        entries
+    });
+    prop_oneof![vec(entry(), 0..6), run]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let class = prop_oneof![Just(Class::Beat), Just(Class::Control), Just(Class::Append), Just(Class::Bulk)];
-    (any::<(u64, u64)>(), class, payload(), vec(entry(), 0..6)).prop_map(
-        |((from, to), class, head, entries)| Message {
-            from: ReplicaId(from),
-            to: ReplicaId(to),
-            class,
-            head,
-            entries,
-        },
-    )
+    (any::<(u64, u64)>(), class, payload(), entries()).prop_map(|((from, to), class, head, entries)| {
+        Message { from: ReplicaId(from), to: ReplicaId(to), class, head, entries }
+    })
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
@@ -110,6 +127,14 @@ proptest! {
         }
         prop_assert_eq!(received, packets);
         prop_assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn every_version_says_the_same(packets in vec(packet(), 1..6)) {
+        for version in VERSION_MIN..=VERSION_MAX {
+            let (received, _) = decoded(&encoded_by(Encoder::speaking(version), &packets)).unwrap();
+            prop_assert_eq!(&received, &packets);
+        }
     }
 
     #[test]
@@ -241,19 +266,75 @@ fn payloads_are_slices_of_what_was_received() {
     assert!(range.contains(&message.head.as_ptr()));
 }
 
+/// The head of a message with two entries, in runs: their number, the lengths of payloads, the gaps.
+fn runs(head: &[u8]) -> Result<(Vec<Packet>, usize), FrameError> {
+    decoded(&frame(1, head.len(), &[head, b"xy"].concat()))
+}
+
+#[test]
+fn runs_that_contradict_their_payloads_are_refused() {
+    // Field 7, a run, with slot 5, a count, and sequence 9; field 8, lengths; field 9, gaps.
+    let run = |count| [0x3a, 6, 0x08, 5, 0x10, count, 0x30, 9];
+    let (lens, gaps) = ([0x42, 2, 1, 1], [0x4a, 2, 0, 3]);
+    let (packets, _) = runs(&[&run(2)[..], &lens, &gaps].concat()).unwrap();
+    let Packet::Consensus { message, .. } = &packets[0] else { panic!() };
+    let ids: Vec<_> = message.entries.iter().map(|entry| (entry.slot.0, entry.id.sequence)).collect();
+    assert_eq!(ids, [(5, 9), (6, 13)]);
+
+    let number = Err(FrameError::Malformed("runs and payloads differ in number"));
+    assert_eq!(runs(&[&run(1)[..], &lens].concat()), number);
+    assert_eq!(runs(&[&run(3)[..], &lens].concat()), number);
+    assert_eq!(runs(&[&run(127)[..], &run(2), &lens].concat()), number);
+    assert_eq!(
+        runs(&[&run(2)[..], &lens, &[0x4a, 1, 0]].concat()),
+        Err(FrameError::Malformed("gaps and payloads differ in number"))
+    );
+    let past = Err(FrameError::Malformed("a run leaves the number space"));
+    let most = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    let last_slot = [&[0x3a, 13, 0x10, 2, 0x08][..], &most].concat();
+    assert_eq!(runs(&[&last_slot[..], &lens].concat()), past);
+    let last_sequence = [&[0x3a, 13, 0x10, 2, 0x30][..], &most].concat();
+    assert_eq!(runs(&[&last_sequence[..], &lens].concat()), past);
+    assert_eq!(runs(&[&run(2)[..], &lens, &[0x4a, 11, 0], &most].concat()), past);
+}
+
+#[test]
+fn an_entry_that_follows_on_another_costs_a_byte() {
+    let len = |count: u64| encoded(&[append(1..1 + count, &Bytes::from_static(b"0123456789abcdef"))]).len();
+    assert_eq!(len(64) - len(2), 62 * (16 + 1));
+}
+
 #[test]
 fn the_format_never_changes() {
-    let hex = |packet: &Packet| {
-        let bytes = encoded(std::slice::from_ref(packet));
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    let goldens =
+        [(1, include_str!("golden_frames.txt")), (2, include_str!("golden_frames_of_version_2.txt"))];
+    assert_eq!(goldens.map(|(version, _)| version).to_vec(), (VERSION_MIN..=VERSION_MAX).collect::<Vec<_>>());
+    for (version, golden) in goldens {
+        let hex = |packet: &Packet| {
+            let bytes = encoded_by(Encoder::speaking(version), std::slice::from_ref(packet));
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let packets = if version == 1 { every_kind() } else { vec![in_runs(), every_kind().remove(0)] };
+        let golden: Vec<_> = golden.lines().filter(|line| !line.starts_with('#')).collect();
+        let written: Vec<_> = packets.iter().map(hex).collect();
+        assert_eq!(
+            written,
+            golden,
+            "nodes of two versions would not understand each other:\n{}",
+            written.join("\n")
+        );
+    }
+}
+
+/// Two runs, in one of which an id is skipped.
+fn in_runs() -> Packet {
+    let Packet::Consensus { group, mut message } = append(1..5, &Bytes::from_static(b"put")) else {
+        panic!()
     };
-    let golden: Vec<_> =
-        include_str!("golden_frames.txt").lines().filter(|line| !line.starts_with('#')).collect();
-    let written: Vec<_> = every_kind().iter().map(hex).collect();
-    assert_eq!(
-        written,
-        golden,
-        "nodes of two versions would not understand each other:\n{}",
-        written.join("\n")
-    );
+    message.entries[2].id.sequence += 2;
+    message.entries[3].id.sequence += 2;
+    let mut later = message.entries[3].clone();
+    (later.slot, later.ballot) = (Slot(5), Ballot::term(4));
+    message.entries.push(later);
+    Packet::Consensus { group, message }
 }

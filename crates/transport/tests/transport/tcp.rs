@@ -207,7 +207,7 @@ fn mismatches_are_refused_with_a_reason_on_both_sides() {
     type Change = fn(&mut TcpOptions);
     let cases: [(&str, NodeId, Change); 3] = [
         ("it belongs to cluster c1, this node to cluster c2", TWO, |one| one.cluster = ClusterId(0xc2)),
-        ("versions 1..=1 of the peer protocol, this node 2..=3", TWO, |one| one.versions = (2, 3)),
+        ("versions 1..=2 of the peer protocol, this node 3..=4", TWO, |one| one.versions = (3, 4)),
         ("node 3 was dialed, but node 2 answered", NodeId(3), |_| {}),
     ];
     let runtime = runtime();
