@@ -101,7 +101,7 @@ impl State {
         value_cache_bytes: usize,
         incarnation: u64,
     ) -> Result<(Self, CheckpointRecord), StateError> {
-        let mut record = match view.checkpoint() {
+        let record = match view.checkpoint() {
             Some(checkpoint) => read_record(&checkpoint.record)?,
             None => CheckpointRecord {
                 format: FORMAT,
@@ -140,6 +140,7 @@ impl State {
         } else {
             record
         };
+        let mut record = record;
         let state = Self {
             live_keys: keys.len() as u64,
             registry: Registry::load(std::mem::take(&mut record.nodes))?,

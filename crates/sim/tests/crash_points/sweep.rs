@@ -178,14 +178,16 @@ fn nothing_synced_is_lost_at_any_crash_point() {
     assert!(states > 20_000, "{states} states");
 }
 
+#[cfg(feature = "mutants")]
 #[test]
 #[should_panic(expected = "not a prefix")]
 fn a_disk_whose_syncs_do_nothing_is_seen() {
     let workload = Workload::new(2048, 6);
     let disk = SimDisk::new(Rng::new(0));
     let log = workload.open(&disk).unwrap();
-    disk.ignore_syncs(true);
+    conclave_consensus::Mutant::choose_here(Some(conclave_consensus::Mutant::LogSyncDoesNothing));
     let reached = workload.run(&log);
+    conclave_consensus::Mutant::choose_here(None);
     drop(log);
     disk.power_cut_with(Fate::Lost);
     check(&workload, &workload.elements(), &disk, reached, &"syncs ignored");
