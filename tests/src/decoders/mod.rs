@@ -35,7 +35,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "commands", run: store::commands, seeds: store::command_seeds, mutations: 20_000 },
     Target { name: "snapshot", run: store::snapshot, seeds: store::snapshot_seeds, mutations: 20_000 },
     Target { name: "checkpoint", run: store::checkpoint, seeds: store::checkpoint_seeds, mutations: 20_000 },
-    Target { name: "identity", run: operator::identity, seeds: operator::identity_seeds, mutations: 1_000 },
+    Target {
+        name: "identity",
+        run: operator::identity_file,
+        seeds: operator::identity_seeds,
+        mutations: 1_000,
+    },
     Target { name: "flags", run: operator::flags, seeds: operator::flag_seeds, mutations: 20_000 },
     Target {
         name: "config-file",

@@ -3,19 +3,25 @@
 use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt, path::Path};
 
 use conclave_node::{
-    config::{self, ClusterState, Invocation},
-    datadir::DataDir,
-    identity::Identity,
+    Config,
+    config::{self, Invocation},
+    datadir::{self, DataDir},
+    identity,
 };
 
-const WHO: Identity = Identity { cluster_id: 0xc1, member_id: 0x3e };
-
+/// As a node opens its directory.
 fn open(path: &Path) -> bool {
-    DataDir::open(path, WHO, "default", ClusterState::New).is_ok()
+    let config = Config::default();
+    let standing = match datadir::standing(path, &config) {
+        Ok(standing) => standing,
+        Err(_) => return false,
+    };
+    let bootstrap = standing.unwrap_or_else(|| identity::bootstrap(&config).expect("the defaults are valid"));
+    DataDir::open(path, &bootstrap, &config).is_ok()
 }
 
 /// The bytes as the identity file of a data directory: the directory opens or is refused, and the file stays as it is.
-pub(super) fn identity(data: &[u8]) {
+pub(super) fn identity_file(data: &[u8]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("data");
     fs::create_dir(&path).and_then(|()| fs::write(path.join("IDENTITY"), data)).expect("a new directory");
