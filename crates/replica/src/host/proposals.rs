@@ -8,7 +8,7 @@ use conclave_consensus::{
 };
 use conclave_transport::Packet;
 
-use super::{Group, Host, Parked};
+use super::{Host, Parked};
 use crate::{HostEffect, ProposeError, ReconfigureError};
 
 /// How long what a leader refused waits before it is tried again.
@@ -85,10 +85,12 @@ impl Host {
         }
     }
 
-    /// Tries again what is parked under a leader that refused for a while, as during a transfer that came to nothing.
+    /// Tries again what is parked under a leader that refused for a while, as during a transfer that came to nothing. Without a leader it
+    /// waits for the next.
     pub(super) fn unpark_if_due(&mut self, group: GroupId) {
-        let due = |g: &Group| g.leader.is_some() && g.unpark_at.is_some_and(|at| at <= self.now);
-        if self.groups.get(&group).is_some_and(due) {
+        let now = self.now;
+        let Some(g) = self.groups.get_mut(&group) else { return };
+        if g.unpark_at.take_if(|at| *at <= now).is_some() && g.leader.is_some() {
             self.unpark(group);
         }
     }

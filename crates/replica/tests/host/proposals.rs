@@ -128,3 +128,15 @@ fn a_read_that_cannot_begin_fails_at_once() {
     let effects = fixture.step(Time(0), HostInput::ReadBarrier { group: GROUP, id: ReadId(1) });
     assert!(matches!(effects[..], [HostEffect::ReadFailed { why: ReadError::NoLeader, .. }]));
 }
+
+#[test]
+fn parked_under_a_leader_that_is_lost_they_wait_for_the_next_in_peace() {
+    let mut fixture = Fixture::led_by(Some(1));
+    fixture.script.lock().refuse = Some(StepError::NotLeader { leader: None });
+    fixture.step(Time(0), propose(1));
+    fixture.emit(role(None));
+    fixture.host.drain(&mut Vec::new());
+    let soon = fixture.host.next_deadline().unwrap();
+    fixture.step(soon, HostInput::Tick);
+    assert!(fixture.host.next_deadline().unwrap() > soon.after(Duration::from_secs(1)), "when they fail");
+}
