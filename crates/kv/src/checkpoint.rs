@@ -16,6 +16,7 @@ use crate::{
     head::HeadEntry,
     keymap,
     layout::{self, GENERATION_OVERHEAD_BYTES, GENERATIONS, INDEX_BYTES_MAX},
+    outcomes::Frozen,
     state::read_record,
 };
 
@@ -31,16 +32,17 @@ pub(crate) struct CheckpointJob {
     pub(crate) meta: SnapshotMeta,
     pub(crate) record: CheckpointRecord,
     pub(crate) entries: Arc<Vec<HeadEntry>>,
+    pub(crate) outcomes: Arc<Frozen>,
 }
 
 impl Job for CheckpointJob {
     fn run(self: Box<Self>) -> Result<(), StateError> {
-        let Self { store, mut meta, mut record, entries } = *self;
+        let Self { store, mut meta, mut record, entries, outcomes } = *self;
         meta.generation = store.generation();
         let removed = walk(&*store, &mut record, REMOVAL_STEPS_MIN + 2 * entries.len())?;
         let order = order_of(&entries);
         let checkpoint = Checkpoint { meta, record: record.encode_to_vec().into() };
-        let mut run = Run::new(&entries, &order, removed);
+        let mut run = Run::new(&entries, &order, removed).chain(outcomes.pairs());
         store.ingest(checkpoint, &mut run)
     }
 }
@@ -136,7 +138,7 @@ fn remove_deletion(candidate: &mut Option<(Bytes, bool)>, removed: &mut Vec<Byte
     }
 }
 
-/// What is ingested: first the generations, new ones and removals merged, then the index.
+/// What is ingested before the outcomes: first the generations, new ones and removals merged, then the index.
 struct Run<'a> {
     entries: &'a [HeadEntry],
     order: &'a [u32],

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave_api::{
-    conclave::kv::v1::{Command, RegisterNode, UnregisterNode, command::Operation},
+    conclave::kv::v1::{self, Command, RegisterNode, UnregisterNode, command::Operation},
     errors::EtcdError,
     etcdserverpb::{
         CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
@@ -15,6 +15,8 @@ use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
 };
+
+use crate::request_id::{ClientId, RequestId};
 
 /// Which revision a command's changes get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +65,18 @@ pub fn unregister_node(id: NodeId) -> Bytes {
     encode(Revision::Next, 7, &UnregisterNode { id: id.0 })
 }
 
+/// Gives a command the name of the client's request, by which it is applied once, however often it comes.
+#[must_use]
+pub fn identified(command: &[u8], RequestId { client, sequence }: RequestId) -> Bytes {
+    let client = Bytes::copy_from_slice(&client.0.to_be_bytes());
+    // The fields of a message come in any order.
+    let id = Command { request_id: Some(v1::RequestId { client, sequence }), ..Command::default() };
+    let mut out = BytesMut::with_capacity(command.len() + id.encoded_len());
+    out.put_slice(command);
+    id.encode_raw(&mut out);
+    out.freeze()
+}
+
 /// Encodes a [`Command`] around a borrowed request, which the generated type could only do around an owned one.
 fn encode(revision: Revision, field: u32, request: &impl Message) -> Bytes {
     let request_bytes = request.encoded_len();
@@ -76,15 +90,30 @@ fn encode(revision: Revision, field: u32, request: &impl Message) -> Bytes {
     out.freeze()
 }
 
+/// A command as it is applied.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Decoded {
+    pub(crate) revision: Revision,
+    pub(crate) operation: Operation,
+    pub(crate) id: Option<RequestId>,
+}
+
 /// Reads a command. The messages share the memory of `bytes`.
-pub(crate) fn decode(bytes: Bytes) -> Result<(Revision, Operation), KvError> {
+pub(crate) fn decode(bytes: Bytes) -> Result<Decoded, KvError> {
     let command = Command::decode(bytes).map_err(|_| KvError::Malformed)?;
     let revision = match command.at_revision {
         0 => Revision::Next,
         at if at > 0 => Revision::At(at),
         _ => return Err(KvError::Malformed),
     };
-    Ok((revision, command.operation.ok_or(KvError::Malformed)?))
+    let id = match command.request_id {
+        None => None,
+        Some(v1::RequestId { client, sequence }) => {
+            let client: [u8; 16] = client.as_ref().try_into().map_err(|_| KvError::Malformed)?;
+            Some(RequestId { client: ClientId(u128::from_be_bytes(client)), sequence })
+        }
+    };
+    Ok(Decoded { revision, operation: command.operation.ok_or(KvError::Malformed)?, id })
 }
 
 /// Why a request or a command had no effect.
@@ -102,6 +131,16 @@ pub enum KvError {
     /// A node to register with more URLs, or longer ones, than are allowed.
     #[error("the node has too many or too long peer URLs")]
     NodeTooLarge,
+    /// A request below all of its client's whose outcomes are kept: whether it was applied is not known.
+    #[error("etcdserver: request is older than the outcomes kept for this client")]
+    RequestTooOld,
+    /// The repetition of a request whose answer was larger than [`ANSWER_BYTES_MAX`](crate::ANSWER_BYTES_MAX): it was applied, and had no
+    /// error.
+    #[error("etcdserver: request was applied at revision {revision}, but its answer was too large to keep")]
+    AnswerNotKept {
+        /// That of the answer's header.
+        revision: i64,
+    },
     /// Bytes that are no command.
     #[error("malformed command")]
     Malformed,
@@ -151,9 +190,11 @@ const ERROR_REVISION_PASSED: u16 = 0xff01;
 const ERROR_MALFORMED: u16 = 0xff02;
 const ERROR_TOO_MANY_NODES: u16 = 0xff03;
 const ERROR_NODE_TOO_LARGE: u16 = 0xff04;
+const ERROR_REQUEST_TOO_OLD: u16 = 0xff05;
+const ERROR_ANSWER_NOT_KEPT: u16 = 0xff06;
 
 impl Reply {
-    /// Encodes the outcome of a command: a tag byte, then the response, or the error's number.
+    /// Encodes the outcome of a command: a tag byte, then the response, or the error's number and what else it tells.
     pub(crate) fn encode(outcome: &Result<Self, KvError>) -> Bytes {
         match outcome {
             Ok(Self::Put(response)) => tagged(TAG_PUT, response),
@@ -167,15 +208,32 @@ impl Reply {
                     KvError::RevisionPassed => ERROR_REVISION_PASSED,
                     KvError::TooManyNodes => ERROR_TOO_MANY_NODES,
                     KvError::NodeTooLarge => ERROR_NODE_TOO_LARGE,
+                    KvError::RequestTooOld => ERROR_REQUEST_TOO_OLD,
+                    KvError::AnswerNotKept { .. } => ERROR_ANSWER_NOT_KEPT,
                     // The other two never come out of `apply`.
                     KvError::Malformed | KvError::Unimplemented(_) | KvError::Engine(_) => ERROR_MALFORMED,
                 };
-                let mut out = BytesMut::with_capacity(3);
+                let mut out = BytesMut::with_capacity(3 + 8);
                 out.put_u8(TAG_ERROR);
                 out.put_u16(number);
+                if let KvError::AnswerNotKept { revision } = error {
+                    out.put_i64(*revision);
+                }
                 out.freeze()
             }
         }
+    }
+
+    /// The revision that its header tells.
+    pub(crate) fn revision(&self) -> i64 {
+        let header = match self {
+            Self::Put(response) => &response.header,
+            Self::DeleteRange(response) => &response.header,
+            Self::Txn(response) => &response.header,
+            Self::Compaction(response) => &response.header,
+            Self::Registry => &None,
+        };
+        header.as_ref().map_or(0, |header| header.revision)
     }
 
     /// Reads what [`StateMachine::apply`](conclave_storage::StateMachine::apply) answered.
@@ -194,6 +252,10 @@ impl Reply {
                 Ok(ERROR_REVISION_PASSED) => KvError::RevisionPassed,
                 Ok(ERROR_TOO_MANY_NODES) => KvError::TooManyNodes,
                 Ok(ERROR_NODE_TOO_LARGE) => KvError::NodeTooLarge,
+                Ok(ERROR_REQUEST_TOO_OLD) => KvError::RequestTooOld,
+                Ok(ERROR_ANSWER_NOT_KEPT) => bytes
+                    .try_get_i64()
+                    .map_or(KvError::Malformed, |revision| KvError::AnswerNotKept { revision }),
                 Ok(number) => EtcdError::from_number(number).map_or(KvError::Malformed, KvError::Etcd),
                 Err(_) => KvError::Malformed,
             }),
@@ -216,10 +278,14 @@ mod tests {
     #[test]
     fn commands_read_back_as_they_were_written() {
         let request = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
-        let expected = Command { at_revision: 7, operation: Some(Operation::Put(request.clone())) };
+        let operation = Operation::Put(request.clone());
+        let expected = Command { at_revision: 7, operation: Some(operation.clone()), request_id: None };
         assert_eq!(put(Revision::At(7), &request), expected.encode_to_vec());
-        let (revision, operation) = decode(put(Revision::Next, &request)).unwrap();
-        assert_eq!((revision, operation), (Revision::Next, Operation::Put(request)));
+        let expected = Decoded { revision: Revision::Next, operation, id: None };
+        assert_eq!(decode(put(Revision::Next, &request)).unwrap(), expected);
+        let id = RequestId { client: ClientId(7), sequence: 9 };
+        let named = identified(&put(Revision::Next, &request), id);
+        assert_eq!(decode(named).unwrap(), Decoded { id: Some(id), ..expected });
         assert!(decode(txn(Revision::Next, &TxnRequest::default())).is_ok());
         assert!(decode(compaction(&CompactionRequest::default())).is_ok());
         assert!(decode(delete_range(Revision::Next, &DeleteRangeRequest::default())).is_ok());
@@ -234,6 +300,8 @@ mod tests {
             b"\xff",
             b"\x08\x01",
             b"\x12\x7f",
+            b"\x12\x00\x42\x00",
+            b"\x12\x00\x42\x11\x0a\x0f123456789abcdef",
             b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\x00",
         ] {
             assert!(matches!(decode(Bytes::from_static(bytes)), Err(KvError::Malformed)), "{bytes:?}");
@@ -247,6 +315,8 @@ mod tests {
             KvError::RevisionPassed,
             KvError::TooManyNodes,
             KvError::NodeTooLarge,
+            KvError::RequestTooOld,
+            KvError::AnswerNotKept { revision: i64::MAX },
             KvError::Malformed,
         ] {
             let text = error.to_string();

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `g`, escaped key, revision (8 bytes, big-endian) | a generation: tag 0 (deletion) and operation index, or tag 1, operation index, creation revision, version, lease, and the value to the end |
 //! | `n`, escaped key | the newest generation of a key that exists: tag 1, modification revision, creation revision, version, lease; or tag 2, the same, and the value to the end |
+//! | `o`, client (16 bytes), sequence (8 bytes, big-endian) | the outcome of a client's request: an encoded reply |
+//! | `r`, client (16 bytes) | a client whose outcomes are kept: the slot of its last request, and the sequences kept, ascending, each but the first as what it exceeds the one before by |
 //!
 //! Numbers of a value are LEB128 varints. Escaping keeps the order: a zero byte becomes `00 ff`, the end is `00 00`. A key that was changed
 //! more than once in one revision has one generation of it, the last.
@@ -11,14 +13,18 @@
 //! A value of at most [`INDEXED_BYTES_MAX`] bytes stands in the index too: so a range of keys that were written many times is read from
 //! neighbouring pairs, and not from among all their generations.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use conclave_consensus::Slot;
 use conclave_storage::StateError;
 use prost::encoding::{decode_varint, encode_varint};
 
-/// The version of this layout. In the first one the index had no values.
-pub(crate) const FORMAT: u32 = 2;
+use crate::request_id::{ClientId, RequestId};
 
-/// Whether this version reads a layout: what it writes, and the first.
+/// The version of this layout. In the first one the index had no values; in the first two there were no outcomes, and no nodes in the
+/// record.
+pub(crate) const FORMAT: u32 = 3;
+
+/// Whether this version reads a layout: what it writes, and those before.
 pub(crate) fn is_known(format: u32) -> bool {
     (1..=FORMAT).contains(&format)
 }
@@ -27,6 +33,10 @@ pub(crate) fn is_known(format: u32) -> bool {
 pub(crate) const GENERATIONS: u8 = b'g';
 /// The first byte of every index key.
 pub(crate) const INDEX: u8 = b'n';
+/// The first byte of every outcome's key.
+pub(crate) const OUTCOMES: u8 = b'o';
+/// The first byte of every client's key.
+pub(crate) const CLIENTS: u8 = b'r';
 /// What follows the escaped key in a generation's key.
 pub(crate) const REVISION_BYTES: usize = 8;
 
@@ -175,6 +185,55 @@ pub(crate) fn read_index(stored: &[u8]) -> Result<(Numbers, Option<usize>), Stat
     }
 }
 
+/// An outcome's key.
+pub(crate) fn outcome_key(RequestId { client, sequence }: RequestId) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + 16 + 8);
+    out.put_u8(OUTCOMES);
+    out.put_u128(client.0);
+    out.put_u64(sequence);
+    out.freeze()
+}
+
+/// A client's key.
+pub(crate) fn client_key(client: ClientId) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + 16);
+    out.put_u8(CLIENTS);
+    out.put_u128(client.0);
+    out.freeze()
+}
+
+/// The client that a key of [`client_key`] stands for.
+pub(crate) fn client_of(stored: &[u8]) -> Result<ClientId, StateError> {
+    let client: Option<[u8; 16]> = stored.get(1..).and_then(|client| client.try_into().ok());
+    client
+        .map(|client| ClientId(u128::from_be_bytes(client)))
+        .ok_or_else(|| damaged("a client's key is not 16 bytes long"))
+}
+
+/// A client's record.
+pub(crate) fn client_record(used: Slot, sequences: &[u64]) -> Bytes {
+    let mut out = BytesMut::with_capacity(20 + 2 * sequences.len());
+    encode_varint(used.0, &mut out);
+    let mut before = 0;
+    for sequence in sequences {
+        encode_varint(sequence - before, &mut out);
+        before = *sequence;
+    }
+    out.freeze()
+}
+
+/// Reads a client's record: the slot of its last request, and the sequences kept, of which there is at least one.
+pub(crate) fn read_client(mut stored: &[u8]) -> Result<(Slot, Vec<u64>), StateError> {
+    let used = Slot(varint(&mut stored)?);
+    let mut sequences = vec![varint(&mut stored)?];
+    while !stored.is_empty() {
+        let last = sequences.last().copied().unwrap_or_default();
+        let next = last.checked_add(varint(&mut stored)?).filter(|next| *next > last);
+        sequences.push(next.ok_or_else(|| damaged("a client's sequences do not ascend"))?);
+    }
+    Ok((used, sequences))
+}
+
 fn put_numbers(out: &mut impl BufMut, numbers: &Numbers) {
     encode_varint(numbers.created.cast_unsigned(), out);
     encode_varint(numbers.version.cast_unsigned(), out);
@@ -243,6 +302,20 @@ mod tests {
     }
 
     #[test]
+    fn clients_and_outcomes_read_back() {
+        for sequences in [&[0][..], &[7, 8, 300], &[0, u64::MAX]] {
+            let record = client_record(Slot(900), sequences);
+            assert_eq!(read_client(&record).unwrap(), (Slot(900), sequences.to_vec()));
+        }
+        let client = ClientId(0xab << 64 | 7);
+        assert_eq!(client_of(&client_key(client)).unwrap(), client);
+        let ids = [(6, u64::MAX), (7, 255), (7, 256), (u128::MAX, 0)];
+        let keys =
+            ids.map(|(client, sequence)| outcome_key(RequestId { client: ClientId(client), sequence }));
+        assert!(keys.is_sorted() && keys[3] < client_key(ClientId(0)));
+    }
+
+    #[test]
     fn garbage_is_damage_not_a_panic() {
         for stored in [
             &b""[..],
@@ -256,6 +329,18 @@ mod tests {
             assert!(read_generation(stored, 1).is_err(), "{stored:?}");
             assert!(read_index(stored).is_err(), "{stored:?}");
         }
+        for stored in [
+            &b""[..],
+            b"\x01",
+            b"\x01\x05\x00",
+            b"\x01\x05\xff",
+            b"\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        ] {
+            assert!(read_client(stored).is_err(), "{stored:?}");
+        }
+        assert!(
+            client_of(b"r").is_err() && client_of(b"r123456789abcdef").is_err() && client_of(b"").is_err()
+        );
         assert!(user_key(b"gabc").is_err() && user_key(b"ga\0\x01").is_err() && user_key(b"").is_err());
         assert!(split_generation_key(b"g1234").is_err());
     }

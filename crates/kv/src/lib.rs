@@ -33,6 +33,12 @@
 //! A group also knows the nodes it may run on ([`registry`]). They are replicated and are in checkpoints and snapshots; revisions, hashes
 //! and the history do not know of them.
 //!
+//! And it knows what became of the requests that their clients named ([`command::identified`]): a named request is applied once, and whoever
+//! repeats it, at whichever replica, gets the first outcome, whatever the repetition says. Errors are outcomes too. Kept are the
+//! [`OUTCOMES_MAX`] highest sequences of a client, and of [`CLIENTS_MAX`] clients those used last in the log; a sequence below
+//! those is refused. Of an answer larger than [`ANSWER_BYTES_MAX`] only the revision is kept: whoever repeats the request is told that it was
+//! applied, and not a part of the answer that could be taken for all of it.
+//!
 //! # Deviations from etcd
 //! * Keys end at [`KEY_BYTES_MAX`]; a longer one is "request is too large".
 //! * A deletion "from a key on" that overlaps a put of the same transaction is a duplicate key; etcd overlooks it.
@@ -48,10 +54,12 @@ mod interval;
 mod keymap;
 mod layout;
 mod machine;
+mod outcomes;
 mod pages;
 mod range;
 mod reader;
 pub mod registry;
+mod request_id;
 mod snapshot;
 mod state;
 mod txn;
@@ -60,7 +68,9 @@ pub mod validate;
 pub use command::{KvError, Reply};
 pub use conclave_api::conclave::kv::v1::RegisteredNode;
 pub use machine::{Machine, OpenError, Options};
+pub use outcomes::{ANSWER_BYTES_MAX, CLIENTS_MAX, OUTCOMES_MAX};
 pub use range::RangeStream;
 pub use reader::{Reader, Stats};
 pub use registry::StoreObserver;
+pub use request_id::{ClientId, MalformedRequestId, RequestId};
 pub use validate::{KEY_BYTES_MAX, Limits};

@@ -14,11 +14,13 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::{
     checkpoint::CheckpointJob,
-    command::{self, KvError, Reply, Revision},
+    command::{self, Decoded, KvError, Reply, Revision},
+    outcomes::{ANSWER_BYTES_MAX, Outcomes, Past},
     pages::View,
     range::header,
     reader::Reader,
     registry::StoreObserver,
+    request_id::RequestId,
     snapshot::{Sink, Source},
     state::{Shared, State},
     txn::Evaluation,
@@ -59,6 +61,7 @@ pub enum OpenError {
 pub struct Machine {
     shared: Arc<Shared>,
     options: Options,
+    outcomes: Outcomes,
     applied: Slot,
 }
 
@@ -69,11 +72,14 @@ impl Machine {
     /// # Errors
     /// The engine's, and a checkpoint of a layout that this version does not know.
     pub fn open(store: Arc<dyn StateStore>, options: Options) -> Result<(Self, Reader), OpenError> {
-        let (state, _) = State::load(&*store.view(), options.value_cache_bytes, 0)?;
+        let view = store.view();
+        let (state, _) = State::load(&*view, options.value_cache_bytes, 0)?;
+        let outcomes = Outcomes::load(&*view)?;
+        drop(view);
         let applied = store.checkpoint().map_or(Slot(0), |checkpoint| checkpoint.meta.slot);
         let shared = Arc::new(Shared { state: RwLock::new(state), store, engine_reads: AtomicU64::new(0) });
         let reader = Reader { shared: shared.clone() };
-        Ok((Self { shared, options, applied }, reader))
+        Ok((Self { shared, options, outcomes, applied }, reader))
     }
 
     /// The last slot applied.
@@ -94,14 +100,51 @@ impl Machine {
         }
     }
 
+    /// Applies one command that the client gave a name: the first time it does what it says, and its outcome is kept. Every replica needs
+    /// the whole answer then, whoever waits for it.
+    fn named_command(
+        shared: &Shared,
+        outcomes: &mut Outcomes,
+        state: &mut RwLockWriteGuard<'_, State>,
+        (id, slot): (RequestId, Slot),
+        revision: Revision,
+        operation: Operation,
+    ) -> Result<Bytes, StateError> {
+        match outcomes.past(id) {
+            Past::Fresh => {
+                let outcome = Self::command(shared, state, revision, operation, true);
+                let answer = Reply::encode(&outcome);
+                let kept = match outcome {
+                    Err(KvError::Engine(error)) => return Err(error),
+                    // Without effect, and no outcome: the same request is to come with another revision.
+                    Err(KvError::RevisionPassed) => return Ok(answer),
+                    Ok(reply) if answer.len() > ANSWER_BYTES_MAX => {
+                        Reply::encode(&Err(KvError::AnswerNotKept { revision: reply.revision() }))
+                    }
+                    Ok(_) | Err(_) => answer.clone(),
+                };
+                outcomes.keep(id, slot, kept);
+                Ok(answer)
+            }
+            Past::Applied => {
+                outcomes.touch(id.client, slot);
+                RwLockWriteGuard::unlocked(state, || outcomes.outcome(id, &*shared.store))
+            }
+            Past::TooOld => {
+                outcomes.touch(id.client, slot);
+                Ok(Reply::encode(&Err(KvError::RequestTooOld)))
+            }
+        }
+    }
+
     /// Applies one command. `state` is given up for a while if the command takes more than one step.
     fn command(
         shared: &Shared,
         state: &mut RwLockWriteGuard<'_, State>,
-        payload: Bytes,
+        revision: Revision,
+        operation: Operation,
         answers: bool,
     ) -> Result<Reply, KvError> {
-        let (revision, operation) = command::decode(payload)?;
         let before = View { revision: state.top, incarnation: state.incarnation };
         let minted = || match revision {
             // Nothing else could be told apart from wrapping around; 2^63 revisions are not reached in practice.
@@ -161,6 +204,11 @@ fn is_plain(request: &PutRequest, answers: bool) -> bool {
     request.lease == 0 && !reads_before
 }
 
+/// What a command does is not known.
+fn fail(slot: Slot, error: &StateError) -> ! {
+    panic!("the state engine failed under slot {slot}: {error}");
+}
+
 fn compact(state: &mut State, request: &CompactionRequest) -> Result<Reply, KvError> {
     if request.revision <= state.compacted {
         return Err(EtcdError::Compacted.into());
@@ -190,9 +238,24 @@ impl StateMachine for Machine {
                     continue;
                 }
                 let answers = !entry.id.is_none() && waits(entry.id);
-                let outcome = Self::command(&self.shared, &mut state, entry.payload.clone(), answers);
+                let outcome = match command::decode(entry.payload.clone()) {
+                    Ok(Decoded { revision, operation, id: None }) => {
+                        Self::command(&self.shared, &mut state, revision, operation, answers)
+                    }
+                    Ok(Decoded { revision, operation, id: Some(id) }) => {
+                        let (shared, outcomes) = (&self.shared, &mut self.outcomes);
+                        let id = (id, entry.slot);
+                        match Self::named_command(shared, outcomes, &mut state, id, revision, operation) {
+                            Ok(answer) if answers => replies.push((entry.id, answer)),
+                            Ok(_) => {}
+                            Err(error) => fail(entry.slot, &error),
+                        }
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                };
                 if let Err(KvError::Engine(error)) = &outcome {
-                    panic!("the state engine failed under slot {}: {error}", entry.slot);
+                    fail(entry.slot, error);
                 }
                 if answers {
                     replies.push((entry.id, Reply::encode(&outcome)));
@@ -208,7 +271,7 @@ impl StateMachine for Machine {
     }
 
     fn pending_bytes(&self) -> usize {
-        self.shared.state.read().head.pending_bytes()
+        self.shared.state.read().head.pending_bytes() + self.outcomes.pending_bytes()
     }
 
     fn checkpoint(&mut self, meta: SnapshotMeta) -> Option<Box<dyn Job>> {
@@ -220,7 +283,8 @@ impl StateMachine for Machine {
         let record = state.record();
         let entries = state.head.freeze();
         drop(state);
-        Some(Box::new(CheckpointJob { store: self.shared.store.clone(), meta, record, entries }))
+        let outcomes = self.outcomes.freeze();
+        Some(Box::new(CheckpointJob { store: self.shared.store.clone(), meta, record, entries, outcomes }))
     }
 
     /// Lets go of everything that the checkpoint contains, at once, since an idle store would keep it for good; but readers get their
@@ -228,6 +292,7 @@ impl StateMachine for Machine {
     fn checkpointed(&mut self) {
         let mut state = self.shared.state.write();
         state.head.thaw();
+        self.outcomes.thaw();
         while state.retire(RETIRED_MAX) {
             RwLockWriteGuard::bump(&mut state);
         }
@@ -250,6 +315,7 @@ impl StateMachine for Machine {
         let incarnation = state.read().incarnation + 1;
         let built = store.built(meta.generation)?;
         let (mut loaded, _) = State::load(&*built, self.options.value_cache_bytes, incarnation)?;
+        let outcomes = Outcomes::load(&*built)?;
         // While the view lives the old generation's files do: deleting them would keep readers waiting.
         let last = store.view();
         let mut state = state.write();
@@ -259,6 +325,7 @@ impl StateMachine for Machine {
         let old = std::mem::replace(&mut *state, loaded);
         drop(state);
         self.applied = meta.slot;
+        self.outcomes = outcomes;
         drop((old, last, built));
         if nodes_changed {
             self.tell();

@@ -9,7 +9,7 @@ use conclave_api::etcdserverpb::{
 };
 use conclave_consensus::{Ballot, Entry, GroupId, Kind, NodeId, ProposalId, Slot, SnapshotMeta};
 use conclave_kv::{
-    KvError, Machine, Options, Reader, Reply,
+    ClientId, KvError, Machine, Options, Reader, Reply, RequestId,
     command::{self, Revision},
 };
 use conclave_storage::{Checkpoint, MemoryEngine, StateEngine, StateMachine, StateStore};
@@ -58,9 +58,12 @@ pub(super) fn commands(data: &[u8]) {
     assert_eq!(replies, at_once);
     assert_eq!(one_reader.hash().ok(), other_reader.hash().ok());
     for (_, reply) in replies {
-        // A refusal is a tag and a number.
+        // A refusal is a tag and a number, and one tells a revision.
         let length = reply.len();
-        assert!(Reply::decode(reply).is_ok() || length == 3, "an answer that its client cannot read");
+        assert!(
+            Reply::decode(reply).is_ok() || length == 3 || length == 11,
+            "an answer that its client cannot read"
+        );
     }
     everything(&one_reader).expect("what was applied can be read");
 }
@@ -75,7 +78,13 @@ fn requests() -> Vec<Bytes> {
         success: vec![op(Request::RequestDeleteRange(delete.clone())), op(Request::RequestTxn(nested))],
         failure: vec![op(Request::RequestRange(RangeRequest { key: "a".into(), ..RangeRequest::default() }))],
     };
+    let id = RequestId { client: ClientId(7), sequence: 1 };
+    let named = command::identified(&command::txn(Revision::Next, &txn), id);
     vec![
+        named.clone(),
+        named,
+        command::register_node(NodeId(7), &["http://a:2380".to_owned()]),
+        command::unregister_node(NodeId(8)),
         command::put(Revision::Next, &put),
         command::txn(Revision::Next, &txn),
         command::delete_range(Revision::Next, &delete),

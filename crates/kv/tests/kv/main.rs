@@ -10,3 +10,4 @@ mod install;
 mod model;
 mod properties;
 mod registry;
+mod retries;

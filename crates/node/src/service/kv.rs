@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use conclave_api::etcdserverpb::kv_server::Kv;
 use conclave_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
@@ -12,12 +13,12 @@ use conclave_kv::validate::{
     validate_compaction, validate_delete_range, validate_put, validate_range, validate_range_stream,
     validate_txn,
 };
-use conclave_kv::{KvError, Reply};
+use conclave_kv::{KvError, Reply, RequestId};
 use futures::stream::{self, BoxStream, StreamExt};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Serving;
-use super::serving::refusal;
+use super::serving::{refusal, request_id};
 
 type Parts = BoxStream<'static, Result<RangeStreamResponse, Status>>;
 
@@ -25,8 +26,12 @@ type Parts = BoxStream<'static, Result<RangeStreamResponse, Status>>;
 pub(crate) struct KvService(pub(crate) Arc<Serving>);
 
 impl KvService {
-    /// Replicates a command and reads the reply.
-    async fn apply(&self, command: bytes::Bytes) -> Result<Reply, Status> {
+    /// Replicates a command, by the name that its request may have, and reads the reply.
+    async fn apply(&self, id: Option<RequestId>, command: Bytes) -> Result<Reply, Status> {
+        let command = match id {
+            Some(id) => command::identified(&command, id),
+            None => command,
+        };
         let reply = self.0.propose(command).await?;
         Reply::decode(reply).map_err(refusal)
     }
@@ -50,9 +55,12 @@ fn at_leisure<T>(request: &RangeRequest, read: impl FnOnce() -> T) -> T {
     }
 }
 
-/// The reply to a command of another kind: a broken invariant of the state machine.
-fn mismatched() -> Status {
-    refusal(KvError::Malformed)
+/// The reply to a command of another kind: the client named two requests alike, or an invariant of the state machine is broken.
+fn mismatched(id: Option<RequestId>) -> Status {
+    match id {
+        Some(id) => Status::invalid_argument(format!("{id} names a request of another kind")),
+        None => refusal(KvError::Malformed),
+    }
 }
 
 #[async_trait]
@@ -94,15 +102,16 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        let id = request_id(request.metadata())?;
         let request = request.into_inner();
         validate_put(&request, &self.0.limits).map_err(refusal)?;
-        match self.apply(command::put(Revision::Next, &request)).await? {
+        match self.apply(id, command::put(Revision::Next, &request)).await? {
             Reply::Put(mut response) => {
                 self.0.metrics.puts.increment();
                 self.fill(&mut response.header);
                 Ok(Response::new(response))
             }
-            _ => Err(mismatched()),
+            _ => Err(mismatched(id)),
         }
     }
 
@@ -111,24 +120,26 @@ impl Kv for KvService {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        let id = request_id(request.metadata())?;
         let request = request.into_inner();
         validate_delete_range(&request, &self.0.limits).map_err(refusal)?;
-        match self.apply(command::delete_range(Revision::Next, &request)).await? {
+        match self.apply(id, command::delete_range(Revision::Next, &request)).await? {
             Reply::DeleteRange(mut response) => {
                 self.0.metrics.deletes.increment();
                 self.fill(&mut response.header);
                 Ok(Response::new(response))
             }
-            _ => Err(mismatched()),
+            _ => Err(mismatched(id)),
         }
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        let id = request_id(request.metadata())?;
         let request = request.into_inner();
         validate_txn(&request, &self.0.limits).map_err(refusal)?;
-        let Reply::Txn(mut response) = self.apply(command::txn(Revision::Next, &request)).await? else {
-            return Err(mismatched());
+        let Reply::Txn(mut response) = self.apply(id, command::txn(Revision::Next, &request)).await? else {
+            return Err(mismatched(id));
         };
         self.0.metrics.txns.increment();
         self.fill(&mut response.header);
@@ -140,13 +151,14 @@ impl Kv for KvService {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        let id = request_id(request.metadata())?;
         validate_compaction(request.get_ref(), &self.0.limits).map_err(refusal)?;
-        match self.apply(command::compaction(request.get_ref())).await? {
+        match self.apply(id, command::compaction(request.get_ref())).await? {
             Reply::Compaction(mut response) => {
                 self.fill(&mut response.header);
                 Ok(Response::new(response))
             }
-            _ => Err(mismatched()),
+            _ => Err(mismatched(id)),
         }
     }
 }

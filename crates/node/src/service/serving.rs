@@ -1,12 +1,13 @@
 //! What all services share: the node behind them, its limits, and how long a request may wait for it.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_api::errors::EtcdError;
 use conclave_api::etcdserverpb::{RangeRequest, ResponseHeader};
-use conclave_kv::{KvError, Limits, Reader};
+use conclave_kv::{KvError, Limits, Reader, RequestId};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -18,6 +19,21 @@ use crate::metrics::Metrics;
 /// How long a request that certainly had no effect waits before it is tried again: a tenth of the shortest useful
 /// election timeout, so that the first leader elected finds it soon.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The metadata by which a client names a request, so that it may repeat it, here or at another member.
+const REQUEST_ID: &str = "conclave-request-id";
+
+/// The name that the client gave its request, if it gave one.
+pub(crate) fn request_id(metadata: &MetadataMap) -> Result<Option<RequestId>, Status> {
+    let Some(text) = metadata.get(REQUEST_ID) else { return Ok(None) };
+    let refuse = |why: &dyn Display| Status::invalid_argument(format!("{REQUEST_ID}: {why}"));
+    if metadata.get_all(REQUEST_ID).iter().count() > 1 {
+        return Err(refuse(&"given more than once"));
+    }
+    // What is no text is no id either.
+    let id = text.to_str().unwrap_or_default().parse::<RequestId>();
+    id.map(Some).map_err(|malformed| refuse(&malformed))
+}
 
 /// The node as its services see it. One a node, shared by all of them.
 pub(crate) struct Serving {
@@ -160,7 +176,9 @@ pub(crate) fn refusal(error: KvError) -> Status {
     match error {
         KvError::Etcd(error) => error.into(),
         KvError::Unimplemented(what) => Status::unimplemented(what),
-        KvError::TooManyNodes => Status::failed_precondition(error.to_string()),
+        KvError::TooManyNodes | KvError::RequestTooOld => Status::failed_precondition(error.to_string()),
+        // Sets it apart from all that leaves open whether the request was applied.
+        KvError::AnswerNotKept { .. } => Status::already_exists(error.to_string()),
         KvError::NodeTooLarge => Status::invalid_argument(error.to_string()),
         // Another attempt mints another revision.
         KvError::RevisionPassed => Status::unavailable(error.to_string()),

@@ -7,4 +7,5 @@ mod backend;
 mod connections;
 mod grpc;
 mod http;
+mod retries;
 mod unserved;
