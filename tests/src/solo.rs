@@ -51,6 +51,22 @@ impl Solo {
         Ok(Self { cluster, dir: dir.to_owned(), ports: ports[0] })
     }
 
+    /// Starts a node, under a name, that joins a running cluster, whose members and itself are `members`, as one that was added with this peer
+    /// port; and waits until it serves.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn join(dir: &Path, name: &str, ports: Ports, members: &str) -> Result<Self> {
+        let flags = [
+            format!("--name={name}"),
+            format!("--data-dir={}", dir.join(NAME).display()),
+            format!("--initial-cluster={members}"),
+            "--initial-cluster-state=existing".to_owned(),
+        ];
+        let cluster = Launch { flags: &flags, ..Launch::new(&program()?, dir, &[ports]) }.start()?;
+        Self { cluster, dir: dir.to_owned(), ports }.ready()
+    }
+
     fn ready(mut self) -> Result<Self> {
         self.cluster.wait_ready(PATIENCE)?;
         Ok(self)

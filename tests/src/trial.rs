@@ -163,9 +163,16 @@ impl Trial {
     }
 
     fn maintenance(&self, node: usize) -> Result<MaintenanceClient<Channel>> {
-        let endpoint =
-            Endpoint::from_shared(self.cluster.servers()[node].endpoint())?.timeout(Duration::from_secs(3));
-        Ok(MaintenanceClient::new(endpoint.connect_lazy()))
+        Ok(MaintenanceClient::new(self.channel(node, Duration::from_secs(3))?))
+    }
+
+    /// A way to one node, on which each request has so much time.
+    ///
+    /// # Errors
+    /// If its address is no URL.
+    pub fn channel(&self, node: usize, limit: Duration) -> Result<Channel> {
+        let endpoint = Endpoint::from_shared(self.cluster.servers()[node].endpoint())?;
+        Ok(endpoint.timeout(limit).connect_lazy())
     }
 
     /// The member's id.
@@ -200,6 +207,25 @@ impl Trial {
             }
         }
         tokio::task::block_in_place(|| self.cluster.wait_ready(READY))
+    }
+
+    /// The peer URL of a port.
+    #[must_use]
+    pub fn peer_url(ports: Ports) -> String {
+        format!("http://127.0.0.1:{}", ports.peer)
+    }
+
+    /// The members as `--initial-cluster` lists them.
+    #[must_use]
+    pub fn members(&self) -> String {
+        let member = |(at, ports): (usize, &Ports)| format!("n{}={}", at + 1, Self::peer_url(*ports));
+        self.ports.iter().enumerate().map(member).collect::<Vec<_>>().join(",")
+    }
+
+    /// A node's data directory.
+    #[must_use]
+    pub fn data_dir(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("n{}", node + 1))
     }
 
     /// Ends the load and checks what its clients were told: a linearizable history, no acknowledged write lost, the same HashKV on all members.

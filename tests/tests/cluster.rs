@@ -2,13 +2,22 @@
 //!
 //! `cargo xtask cluster` builds the node and runs them one after the other. Two tests put a bug back and demand that the checks see it.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
+use conclave_api::etcdserverpb::{
+    MemberAddRequest, MemberListRequest, MemberRemoveRequest, MoveLeaderRequest,
+    cluster_client::ClusterClient, maintenance_client::MaintenanceClient,
+};
 use conclave_tests::{
     load::Load,
+    solo::Solo,
     trial::{ELECTION, Setup, Trial, copy_dir},
 };
+use xtask::server::Ports;
 
 const CLIENTS: u32 = 16;
 
@@ -171,6 +180,74 @@ async fn two_links_cut() -> Result<()> {
     );
     trial.proxies.as_ref().expect("the setup asks for proxies").heal();
     pause(2.0).await;
+    trial.check(load).await
+}
+
+/// Says what a node has to have logged, and waits for it.
+async fn logged(what: &str, log: impl Fn() -> String) -> Result<()> {
+    let until = Instant::now() + 20 * ELECTION;
+    while !log().contains(what) {
+        ensure!(Instant::now() < until, "nobody said {what:?}");
+        pause(0.05).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_joins_leads_and_is_removed() -> Result<()> {
+    let mut trial = Trial::start(&Setup { flags: small_steps(), ..Setup::default() }).await?;
+    let load = start_load(&trial, 6)?;
+    pause(1.0).await;
+    let (directory, ports) = (tempfile::tempdir()?, Ports::free(1)?[0]);
+    let peer_url = Trial::peer_url(ports);
+    let leader = trial.leader().await?;
+    // Asked of a follower: the leader carries it out.
+    let mut asked = ClusterClient::new(trial.channel((leader + 1) % 3, 10 * ELECTION)?);
+    let request = MemberAddRequest { peer_ur_ls: vec![peer_url.clone()], is_learner: false };
+    let added = asked.member_add(request.clone()).await?.into_inner();
+    let id = added.member.as_ref().map(|member| member.id).unwrap_or_default();
+    ensure!(added.members.len() == 4 && added.members.iter().all(|member| !member.is_learner), "{added:?}");
+    let again = asked.member_add(request).await.unwrap_err();
+    ensure!(again.message() == "etcdserver: Peer URLs already exists", "{again}");
+    let members = format!("{},n4={peer_url}", trial.members());
+    let mut joined = Solo::join(directory.path(), "n4", ports, &members)?;
+    logged("a new member has caught up and votes", || (0..3).map(|node| trial.log_text(node)).collect())
+        .await?;
+    let mut maintenance = MaintenanceClient::new(trial.channel(leader, 10 * ELECTION)?);
+    maintenance.move_leader(MoveLeaderRequest { target_id: id }).await?;
+    load.next_write(10 * ELECTION).await?;
+    // It leads now, and its own removal is the last that it decides.
+    asked.member_remove(MemberRemoveRequest { id }).await?;
+    load.next_write(10 * ELECTION).await?;
+    let refusal = joined.ended(0)?;
+    ensure!(refusal.line.contains("this member was removed from the cluster"), "{refusal:?}");
+    let listed = asked.member_list(MemberListRequest { linearizable: true }).await?.into_inner();
+    ensure!(listed.members.len() == 3, "{listed:?}");
+    pause(1.0).await;
+    trial.check(load).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_disk_does_not_come_back_under_its_name() -> Result<()> {
+    let mut trial = Trial::start(&Setup::default()).await?;
+    let load = start_load(&trial, 7)?;
+    pause(1.0).await;
+    let node = (trial.leader().await? + 1) % 3;
+    trial.cluster.servers_mut()[node].kill()?;
+    let (data, aside) = (trial.data_dir(node), trial.data_dir(node).with_extension("aside"));
+    fs::rename(&data, &aside)?;
+    trial.cluster.servers_mut()[node].restart()?;
+    logged("came with another data directory than the one it is known by", || trial.log_text(node)).await?;
+    let until = Instant::now() + 10 * ELECTION;
+    while trial.cluster.servers_mut()[node].ended().is_none() {
+        ensure!(Instant::now() < until, "it goes on");
+        pause(0.05).await;
+    }
+    // With what it promised it is welcome again.
+    fs::remove_dir_all(&data)?;
+    fs::rename(&aside, &data)?;
+    trial.restart_ended()?;
+    pause(1.0).await;
     trial.check(load).await
 }
 

@@ -19,7 +19,7 @@ fn url(at: u64) -> String {
 }
 
 fn register(store: &mut Replica, id: u64, peer_urls: &[String]) -> Result<Reply, KvError> {
-    store.command(command::register_node(NodeId(id), peer_urls, id % 2 == 0))
+    store.command(command::register_node(NodeId(id), peer_urls, id.is_multiple_of(2)))
 }
 
 fn unregister(store: &mut Replica, id: u64) {
@@ -27,7 +27,7 @@ fn unregister(store: &mut Replica, id: u64) {
 }
 
 fn node(id: u64, peer_urls: &[String]) -> RegisteredNode {
-    RegisteredNode { id, peer_urls: peer_urls.to_vec(), votes: id % 2 == 0 }
+    RegisteredNode { id, peer_urls: peer_urls.to_vec(), votes: id.is_multiple_of(2) }
 }
 
 #[test]

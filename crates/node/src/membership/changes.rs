@@ -160,7 +160,7 @@ impl Members {
     /// Whether most of the voters would be started if one more, which is not, were added. One alone may always get a second.
     fn enough_started_with_one_more(&self, voters: &[u64]) -> bool {
         let started = voters.iter().filter(|id| self.is_started(**id)).count();
-        (started == 1 && voters.len() == 1) || started > (voters.len() + 1) / 2
+        (started == 1 && voters.len() == 1) || started > voters.len().div_ceil(2)
     }
 
     fn is_started(&self, id: u64) -> bool {
