@@ -1,7 +1,7 @@
 //! The `catchup` thread: log read-back and snapshots, so that nothing slow stands in the way of the rest.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use conclave_consensus::{GroupId, LogReadId, NodeId, Slot, SlotRange};
 use conclave_storage::{LogStore, SnapshotSink, StateError};
 use conclave_transport::Packet;
 
-use super::{Shared, ShellInput, apply::ApplyJob, clock};
+use super::{Shared, ShellInput, apply::ApplyJob, budget::Budget, clock};
 use crate::{HostInput, SnapshotServer};
 
 /// How long a fetch may rest before it is forgotten.
@@ -30,7 +30,13 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
     let mut servers: BTreeMap<GroupId, SnapshotServer> = BTreeMap::new();
     let mut sinks: BTreeMap<GroupId, (u64, Box<dyn SnapshotSink>)> = BTreeMap::new();
     let mut swept = clock::now();
-    while shared.catchups.take(Some(SWEEP_EVERY), &mut jobs) {
+    let mut budget = Budget::new(shared.serve_bytes_per_second);
+    let mut waiting = Waiting::default();
+    loop {
+        let pause = budget.wait(clock::now()).filter(|_| !waiting.is_empty());
+        if !shared.catchups.take(Some(pause.unwrap_or(SWEEP_EVERY)), &mut jobs) {
+            return;
+        }
         if clock::now().since(swept) >= SWEEP_EVERY {
             swept = clock::now();
             servers.values_mut().for_each(SnapshotServer::sweep);
@@ -56,25 +62,74 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
                     tell(shared, input);
                 }
                 CatchupJob::Serve { to, group, fetch, at_least, piece } => {
-                    let began = clock::now();
-                    let mut open = || {
-                        let (answer, source) = mpsc::sync_channel(1);
-                        shared.applies.push(ApplyJob::Snapshot { group, answer });
-                        source.recv().ok().flatten()
-                    };
-                    let served =
-                        servers.entry(group).or_default().piece(to, fetch, at_least, piece, &mut open);
-                    let (body, last) = served.unwrap_or_else(|error| {
-                        tracing::warn!(%group, %error, "snapshot cannot be read");
-                        (Bytes::new(), true)
-                    });
-                    tracing::debug!(%group, %to, fetch, piece, bytes = body.len(), last, took = ?clock::now().since(began), "snapshot piece served");
-                    let packet = Packet::SnapshotPiece { group, fetch, piece, body, last };
-                    shared.transport().send(to, &mut vec![packet]);
+                    waiting.ask(to, group, Piece { fetch, at_least, piece });
                 }
             }
         }
+        while budget.wait(clock::now()).is_none()
+            && let Some((to, group, piece)) = waiting.next()
+        {
+            budget.spend(clock::now(), serve(shared, &mut servers, to, group, piece));
+        }
     }
+}
+
+/// Which piece is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    fetch: u64,
+    at_least: Slot,
+    piece: u64,
+}
+
+/// Who waits for a piece, in the order of asking. Who asks again takes the place that it has: so a node has one place in each group.
+#[derive(Debug, Default)]
+struct Waiting(VecDeque<(NodeId, GroupId, Piece)>);
+
+/// How many may wait; who finds no place asks again.
+const WAITING_MAX: usize = 1_024;
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn ask(&mut self, to: NodeId, group: GroupId, piece: Piece) {
+        if let Some(place) = self.0.iter_mut().find(|(node, of, _)| (*node, *of) == (to, group)) {
+            place.2 = piece;
+        } else if self.0.len() < WAITING_MAX {
+            self.0.push_back((to, group, piece));
+        }
+    }
+
+    fn next(&mut self) -> Option<(NodeId, GroupId, Piece)> {
+        self.0.pop_front()
+    }
+}
+
+/// Sends a piece, and says how long it was.
+fn serve(
+    shared: &Shared,
+    servers: &mut BTreeMap<GroupId, SnapshotServer>,
+    to: NodeId,
+    group: GroupId,
+    Piece { fetch, at_least, piece }: Piece,
+) -> usize {
+    let began = clock::now();
+    let mut open = || {
+        let (answer, source) = mpsc::sync_channel(1);
+        shared.applies.push(ApplyJob::Snapshot { group, answer });
+        source.recv().ok().flatten()
+    };
+    let served = servers.entry(group).or_default().piece(to, fetch, at_least, piece, &mut open);
+    let (body, last) = served.unwrap_or_else(|error| {
+        tracing::warn!(%group, %error, "snapshot cannot be read");
+        (Bytes::new(), true)
+    });
+    tracing::debug!(%group, %to, fetch, piece, bytes = body.len(), last, took = ?clock::now().since(began), "snapshot piece served");
+    let bytes = body.len();
+    shared.transport().send(to, &mut vec![Packet::SnapshotPiece { group, fetch, piece, body, last }]);
+    bytes
 }
 
 fn tell(shared: &Shared, input: HostInput) {
@@ -109,4 +164,25 @@ fn store(
     }
     sinks.insert(group, (fetch, sink));
     Ok(HostInput::PieceStored { group, fetch })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_again_keeps_its_place_and_takes_no_second() {
+        let mut waiting = Waiting::default();
+        let piece = |piece| Piece { fetch: 1, at_least: Slot(1), piece };
+        waiting.ask(NodeId(1), GroupId(1), piece(0));
+        waiting.ask(NodeId(2), GroupId(1), piece(0));
+        waiting.ask(NodeId(1), GroupId(1), piece(1));
+        assert_eq!(waiting.next(), Some((NodeId(1), GroupId(1), piece(1))));
+        assert_eq!(waiting.next(), Some((NodeId(2), GroupId(1), piece(0))));
+        assert!(waiting.is_empty());
+        for node in 0..2_000 {
+            waiting.ask(NodeId(node), GroupId(1), piece(0));
+        }
+        assert_eq!(waiting.0.len(), WAITING_MAX);
+    }
 }

@@ -12,6 +12,7 @@
 //! would), and everything else by the windows of the cores.
 
 mod apply;
+mod budget;
 mod calls;
 mod catchup;
 mod clock;
@@ -73,6 +74,9 @@ pub struct ShellConfig {
     pub reads_max: usize,
     /// How many bunches of packets may wait for the host; more are dropped. Default 4,096.
     pub packets_max: usize,
+    /// How many bytes a second of snapshots this node serves, to all who fetch together, so that one who catches up does not hurt the rest. It
+    /// takes some MiB: a fetch that gets no piece (about 1 MiB) for some seconds is given up. `None`, the default: as many as are asked for.
+    pub serve_bytes_per_second: Option<u64>,
     /// Told of slow work, for metrics.
     pub observer: Option<Arc<dyn ShellObserver>>,
 }
@@ -93,6 +97,7 @@ impl ShellConfig {
             proposals_max: 8_192,
             reads_max: 16_384,
             packets_max: 4_096,
+            serve_bytes_per_second: None,
             observer: None,
         }
     }
@@ -164,6 +169,7 @@ pub(crate) struct Shared {
     checkpoints: Mailbox<CheckpointJob>,
     catchups: Mailbox<CatchupJob>,
     packets_max: usize,
+    serve_bytes_per_second: Option<u64>,
     waiters: Arc<Waiters>,
     gates: BTreeMap<GroupId, Arc<ReadGate>>,
     roles: BTreeMap<GroupId, watch::Sender<Role>>,
@@ -283,6 +289,7 @@ impl Prepared {
             checkpoints: Mailbox::new(usize::MAX),
             catchups: Mailbox::new(CATCHUPS_MAX),
             packets_max: config.packets_max,
+            serve_bytes_per_second: config.serve_bytes_per_second,
             waiters: Waiters::new(config.host.node, config.host.epoch, config.proposals_max),
             roles: groups.iter().map(|g| (g.group, watch::Sender::new(Role::default()))).collect(),
             configs: Mutex::new(groups.iter().map(|g| (g.group, g.core.status().config)).collect()),
