@@ -138,6 +138,9 @@ pub trait Doorkeeper: Send + Sync + std::fmt::Debug {
     /// If it cannot be remembered; the connection is given up, and will be tried again.
     fn recognises(&self, node: NodeId, incarnation: u64) -> io::Result<bool>;
 
+    /// Whether the node is known by another data directory than this. Nothing is remembered: one who enquires has not shown of which cluster it is.
+    fn knows_otherwise(&self, node: NodeId, incarnation: u64) -> bool;
+
     /// What is said to those who enquire, in the embedding program's encoding; at most 256 KiB.
     fn about(&self) -> bytes::Bytes;
 }
@@ -149,6 +152,10 @@ pub struct OpenDoor;
 impl Doorkeeper for OpenDoor {
     fn recognises(&self, _: NodeId, _: u64) -> io::Result<bool> {
         Ok(true)
+    }
+
+    fn knows_otherwise(&self, _: NodeId, _: u64) -> bool {
+        false
     }
 
     fn about(&self) -> bytes::Bytes {
@@ -282,9 +289,15 @@ pub(crate) async fn receive(
     if verdict.is_ok() && removed(from) {
         verdict = Err(Refusal::Removed(from));
     }
-    // Nor who it is: then there is nothing to recognise it by.
-    if verdict.is_ok() && from != NodeId(0) && !door.recognises(from, hello.incarnation)? {
-        verdict = Err(Refusal::Replaced(from));
+    if verdict.is_ok() {
+        let recognised = if hello.enquires {
+            !door.knows_otherwise(from, hello.incarnation)
+        } else {
+            door.recognises(from, hello.incarnation)?
+        };
+        if !recognised {
+            verdict = Err(Refusal::Replaced(from));
+        }
     }
     let answer = Answer {
         code: verdict.err().map_or(0, Refusal::code),
@@ -400,6 +413,10 @@ mod tests {
             Ok(incarnation != 13)
         }
 
+        fn knows_otherwise(&self, _: NodeId, incarnation: u64) -> bool {
+            incarnation == 13
+        }
+
         fn about(&self) -> bytes::Bytes {
             vec![b'x'; 4096].into()
         }
@@ -423,7 +440,7 @@ mod tests {
     async fn who_enquires_is_told_whatever_cluster_it_thinks_it_is_of() {
         let (mut left, mut right) = tokio::io::duplex(8192);
         let (asked, answered) =
-            tokio::join!(enquire(&mut left, NodeId(0), 13), receive(&mut right, &OWN, |_| false, &Strict));
+            tokio::join!(enquire(&mut left, NodeId(0), 0), receive(&mut right, &OWN, |_| false, &Strict));
         let about = asked.unwrap();
         assert_eq!((about.node, about.cluster, about.about.len()), (NodeId(2), ClusterId(7), 4096));
         assert!(matches!(answered, Ok(Arrival::Enquiry)));

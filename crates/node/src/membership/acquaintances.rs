@@ -93,6 +93,10 @@ impl Doorkeeper for Acquaintances {
         noted.map(|()| true)
     }
 
+    fn knows_otherwise(&self, node: NodeId, incarnation: u64) -> bool {
+        incarnation != 0 && self.known.lock().get(&node.0).is_some_and(|noted| *noted != incarnation)
+    }
+
     fn about(&self) -> Bytes {
         self.members.get().and_then(Weak::upgrade).map(|members| members.about()).unwrap_or_default()
     }
@@ -110,6 +114,8 @@ mod tests {
         door.open(directory.path()).unwrap();
         assert!(door.recognises(NodeId(1), 7).unwrap() && door.recognises(NodeId(2), 7).unwrap());
         assert!(!door.recognises(NodeId(1), 8).unwrap());
+        assert!(door.knows_otherwise(NodeId(1), 8) && !door.knows_otherwise(NodeId(3), 8));
+        assert!(door.recognises(NodeId(3), 9).unwrap(), "who only enquired is not noted");
         assert!(door.recognises(NodeId(1), 0).unwrap(), "an older version does not say");
         let again = Acquaintances::default();
         again.open(directory.path()).unwrap();
