@@ -85,8 +85,8 @@ impl Node {
                     }
                 }
                 LogJob::Install { mark, meta } => {
-                    context.checks.logs.change(NodeId(self.id), &LogOp::Reset(meta.clone()))?;
-                    batch.push((GROUP, vec![LogOp::Reset(meta.clone())]));
+                    context.checks.logs.change(NodeId(self.id), &LogOp::Reset(Box::new(meta.clone())))?;
+                    batch.push((GROUP, vec![LogOp::Reset(Box::new(meta.clone()))]));
                     done.installs.push((mark, meta));
                 }
             }
