@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave_consensus::{
     Boot, Config, Consensus, Effect, Entry, GroupId, Input, Kind, LogOp, Message, NodeId, Proposal,
     ProposalId, ReplicaId, Slot, SnapshotMeta, Time,
@@ -20,6 +20,9 @@ use conclave_transport::{
 use crate::load::{Applied, BATCH_MAX, LOG_KEPT, Load, PAYLOAD_BYTES, WARM_UP, command};
 
 const FRAME_BYTES_MAX: usize = 1 << 20;
+/// As the transport reads from its peers: pieces of this size, begun anew when less than a part of one is left.
+const READ_BYTES: usize = 64 << 10;
+const ROOM_BYTES_MIN: usize = 4 << 10;
 
 struct Node {
     core: Raft,
@@ -74,7 +77,11 @@ impl Cluster {
         let to = (message.to.0 - 1) as usize;
         if self.encoded {
             self.encoder.push(&Packet::Consensus { group: GroupId(1), message }, FRAME_BYTES_MAX)?;
-            self.nodes[to].bytes.put(&mut self.encoder);
+            let bytes = &mut self.nodes[to].bytes;
+            if bytes.capacity() - bytes.len() < self.encoder.remaining().max(ROOM_BYTES_MIN) {
+                bytes.reserve(self.encoder.remaining().max(READ_BYTES));
+            }
+            bytes.put(&mut self.encoder);
             self.encoder.clear();
         } else {
             self.nodes[to].inbox.push_back(message);

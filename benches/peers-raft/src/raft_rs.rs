@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use protobuf::Message as _;
+use protobuf::{CodedInputStream, Message as _};
 use raft::{
     Config, RawNode,
     eraftpb::{Entry, EntryType, Message, MessageType},
@@ -20,7 +20,8 @@ struct Node {
     applied: Applied,
     compacted: u64,
     inbox: VecDeque<Message>,
-    bytes: VecDeque<Vec<u8>>,
+    /// What was sent to this node as bytes: messages with their lengths, end to end.
+    bytes: Vec<u8>,
 }
 
 struct Cluster {
@@ -48,7 +49,7 @@ fn node(id: u64) -> Result<Node> {
         applied: Applied::default(),
         compacted: 0,
         inbox: VecDeque::new(),
-        bytes: VecDeque::new(),
+        bytes: Vec::new(),
     })
 }
 
@@ -67,7 +68,7 @@ impl Cluster {
         for message in messages {
             let to = &mut self.nodes[message.to as usize - 1];
             if self.encoded {
-                to.bytes.push_back(message.write_to_bytes()?);
+                message.write_length_delimited_to_vec(&mut to.bytes)?;
             } else {
                 to.inbox.push_back(message);
             }
@@ -77,11 +78,14 @@ impl Cluster {
 
     fn receive(&mut self, at: usize) -> Result<()> {
         let node = &mut self.nodes[at];
-        while let Some(bytes) = node.bytes.pop_front() {
+        let mut input = CodedInputStream::from_bytes(&node.bytes);
+        while !input.eof()? {
             let mut message = Message::default();
-            message.merge_from_bytes(&bytes)?;
+            input.merge_message(&mut message)?;
             node.raw.step(message)?;
         }
+        drop(input);
+        node.bytes.clear();
         while let Some(message) = node.inbox.pop_front() {
             node.raw.step(message)?;
         }

@@ -100,8 +100,8 @@ pub enum LogOp {
     /// Everything below the slot may go: a durable state contains it.
     CutBelow(Slot),
     /// A snapshot was installed: the log starts after `meta.slot`. The suffix is kept where the log holds `meta.slot` with
-    /// `meta.ballot`, else everything goes.
-    Reset(SnapshotMeta),
+    /// `meta.ballot`, else everything goes. Boxed: it is rare, and an operation is otherwise as small as an entry.
+    Reset(Box<SnapshotMeta>),
 }
 
 /// A group's log as found at boot.

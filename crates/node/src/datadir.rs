@@ -22,7 +22,7 @@ use crate::config::url::Url;
 use crate::identity::{self, Bootstrap, Identity, IdentityError, Peer};
 
 /// The layout of the directory that this version writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const LOCK: &str = "LOCK";
 const IDENTITY: &str = "IDENTITY";
@@ -444,7 +444,7 @@ mod tests {
         for (name, identity) in [
             ("damaged", "\u{0}"),
             ("newer", "{\"format\": 7, \"shards\": []}"),
-            ("ids", "{\"format\": 1, \"cluster_id\": \"?\"}"),
+            ("ids", "{\"format\": 2, \"cluster_id\": \"?\"}"),
         ] {
             fs::create_dir_all(path(name)).unwrap();
             fs::write(path(name).join(IDENTITY), identity).unwrap();
@@ -467,7 +467,7 @@ mod tests {
             the data directory DIR belongs to cluster 4ce1c53721500d10 (member "m1"), not to cluster 7ee1aa1863bc5fdb that the flags describe
             the data directory DIR belongs to member a82626a823adb5c ("m1") of this cluster, not to member 94216ff6ab85f4d4
             the identity file DIR/IDENTITY is damaged: expected value at line 1 column 1
-            the data directory DIR has format 7; this version of conclave reads format 1
+            the data directory DIR has format 7; this version of conclave reads format 2
             the identity file DIR/IDENTITY is damaged: "?" is not an id
             cannot create the data directory DIR: File exists (os error 17)"#]].assert_eq(&refusals);
         assert_eq!(fs::read_dir(path("etcd")).unwrap().count(), 1);

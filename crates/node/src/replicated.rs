@@ -195,11 +195,13 @@ pub(crate) async fn start(
     let (machine, reader) = Machine::open(Arc::clone(&state), options)?;
 
     let inlet = Arc::new(Inlet::default());
-    transport.start(Arc::clone(&inlet) as _);
     let holds_nothing = found.meta.is_empty() && found.last == Slot(0) && checkpoint.is_none();
-    if bootstrap.founding && bootstrap.members.len() > 1 && holds_nothing {
+    members.set_blank(holds_nothing);
+    transport.start(Arc::clone(&inlet) as _);
+    if bootstrap.members.len() > 1 && holds_nothing {
         wait_for_recognition(bootstrap).await.map_err(NodeError::Dismissed)?;
     }
+    members.set_blank(false);
     let replica = ReplicaId(bootstrap.replica);
     // Differs between replicas and between boots; what it decides (timeouts) need not be secret.
     let seed = member_id ^ epoch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);

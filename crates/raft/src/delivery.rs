@@ -17,9 +17,7 @@ impl Raft {
             return;
         }
         assert!(slot <= self.log.last(), "only what the log holds can be committed here");
-        for at in self.committed.0 + 1..=slot.0 {
-            self.uncommitted_bytes -= self.log.get(Slot(at)).map_or(0, Entry::size_bytes);
-        }
+        self.uncommitted_bytes -= self.log.size_bytes(self.committed.next(), slot);
         self.committed = slot;
         for (at, config) in self.members.commit(slot) {
             let (config, at) = (config.clone(), *at);

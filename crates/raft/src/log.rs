@@ -112,6 +112,12 @@ impl Log {
         self.entries.range(start..start + count).cloned().collect()
     }
 
+    /// What the entries from `from` to `to`, both included and in memory, cost.
+    pub(crate) fn size_bytes(&self, from: Slot, to: Slot) -> usize {
+        let (Some(start), Some(end)) = (self.index(from), self.index(to)) else { return 0 };
+        self.entries.range(start..=end).map(Entry::size_bytes).sum()
+    }
+
     /// The first entry in memory.
     pub(crate) fn front(&self) -> Option<&Entry> {
         self.entries.front()

@@ -77,6 +77,11 @@ impl Outbox {
         self.bytes > 0 && self.bytes + size_bytes > batch_bytes_max
     }
 
+    /// Makes room for as many operations.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.ops.reserve(count);
+    }
+
     pub(crate) fn put(&mut self, entry: Entry) {
         self.bytes += entry.size_bytes();
         self.upto = entry.slot;

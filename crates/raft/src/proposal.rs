@@ -98,6 +98,7 @@ impl Raft {
         }
         self.wake();
         let from = self.log.last().next();
+        self.outbox.reserve(batch.len());
         for proposal in batch {
             self.append(Kind::Command, proposal.id, proposal.payload);
         }

@@ -188,6 +188,7 @@ impl Raft {
             if slot <= self.log.last() {
                 self.truncate_from(slot);
             }
+            self.outbox.reserve(entries.len() - first_new);
             entries.into_iter().skip(first_new).for_each(|entry| self.append_entry(entry));
         }
         let matched = tail.max(self.committed.min(self.log.last()));

@@ -55,7 +55,7 @@ impl Group {
                     self.entries.clear();
                     self.first = meta.slot.next();
                 }
-                self.reset = Some(meta.clone());
+                self.reset = Some(SnapshotMeta::clone(meta));
             }
         }
     }

@@ -14,14 +14,14 @@
 
 use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use conclave_consensus::{Class, Epoch, GroupId, Message, NodeId, Outcome, Proposal, ProposalId, ReplicaId};
+use bytes::{Buf, Bytes, BytesMut};
+use conclave_consensus::{Epoch, GroupId, NodeId, Outcome, Proposal, ProposalId};
 use prost::Message as _;
 
 use crate::{
     Packet, VERSION_MAX,
-    entries::{payload_len, take_payload},
-    wire::{AliveHead, CallHead, ConsensusHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
+    consensus::{self, HeadReader, payload_len},
+    wire::{AliveHead, CallHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
 };
 
 /// Bytes before a frame's head.
@@ -30,9 +30,6 @@ pub const HEADER_BYTES: usize = 16;
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
 /// Payloads up to this length are copied beside their head, longer ones are written from where they lie.
 pub const INLINE_BYTES_MAX: usize = 4 << 10;
-
-/// The version from which on entries are said as runs.
-const RUNS_SINCE: u32 = 2;
 
 const CONSENSUS: u8 = 1;
 const ALIVE: u8 = 2;
@@ -95,7 +92,6 @@ pub struct Encoder {
     /// Where the inline bytes begin that belong to no part yet.
     open: usize,
     remaining: usize,
-    consensus: ConsensusHead,
     forward: ForwardHead,
 }
 
@@ -121,7 +117,6 @@ impl Encoder {
             parts: VecDeque::new(),
             open: 0,
             remaining: 0,
-            consensus: ConsensusHead::default(),
             forward: ForwardHead::default(),
         }
     }
@@ -143,7 +138,12 @@ impl Encoder {
     /// nothing is encoded.
     pub fn push(&mut self, packet: &Packet, frame_bytes_max: usize) -> Result<(), TooLong> {
         match packet {
-            Packet::Consensus { group, message } => self.push_consensus(*group, message, frame_bytes_max),
+            Packet::Consensus { group, message } => {
+                let (version, group) = (self.version, *group);
+                let head = |out: &mut Vec<u8>| consensus::write(version, group, message, out);
+                let payloads = message.entries.iter().map(|entry| &entry.payload);
+                self.frame_of(CONSENSUS, head, payloads, frame_bytes_max)
+            }
             Packet::Alive { epoch } => self.frame(ALIVE, &AliveHead { epoch: epoch.0 }, &[], frame_bytes_max),
             Packet::Forward { group, batch } => self.push_forward(*group, batch, frame_bytes_max),
             Packet::Refused { group, ids, outcome, busy } => {
@@ -173,25 +173,6 @@ impl Encoder {
         }
     }
 
-    fn push_consensus(&mut self, group: GroupId, message: &Message, max: usize) -> Result<(), TooLong> {
-        let mut head = std::mem::take(&mut self.consensus);
-        head.group = group.0;
-        head.from = message.from.0;
-        head.to = message.to.0;
-        head.class = class_code(message.class);
-        head.head = message.head.clone();
-        if self.version >= RUNS_SINCE {
-            head.say_runs(&message.entries);
-        } else {
-            head.say_each(&message.entries);
-        }
-        let payloads = message.entries.iter().map(|entry| &entry.payload);
-        let result = self.frame_of(CONSENSUS, &head, payloads, max);
-        head.head = Bytes::new();
-        self.consensus = head;
-        result
-    }
-
     fn push_forward(&mut self, group: GroupId, batch: &[Proposal], max: usize) -> Result<(), TooLong> {
         let mut head = std::mem::take(&mut self.forward);
         head.group = group.0;
@@ -201,7 +182,8 @@ impl Encoder {
             sequence: proposal.id.sequence,
             payload_len: payload_len(&proposal.payload),
         }));
-        let result = self.frame_of(FORWARD, &head, batch.iter().map(|proposal| &proposal.payload), max);
+        let payloads = batch.iter().map(|proposal| &proposal.payload);
+        let result = self.frame_of(FORWARD, |out| head.encode_raw(out), payloads, max);
         head.batch.shrink_to(1024);
         self.forward = head;
         result
@@ -214,35 +196,36 @@ impl Encoder {
         payloads: &[&Bytes],
         max: usize,
     ) -> Result<(), TooLong> {
-        self.frame_of(kind, head, payloads.iter().copied(), max)
+        self.frame_of(kind, |out| head.encode_raw(out), payloads.iter().copied(), max)
     }
 
     fn frame_of<'a>(
         &mut self,
         kind: u8,
-        head: &impl prost::Message,
+        head: impl FnOnce(&mut Vec<u8>),
         payloads: impl Iterator<Item = &'a Bytes> + Clone,
         max: usize,
     ) -> Result<(), TooLong> {
-        let head_len = head.encoded_len();
+        let start = self.inline.len();
+        self.inline.extend_from_slice(&[0; HEADER_BYTES]);
+        head(&mut self.inline);
+        let head_len = self.inline.len() - start - HEADER_BYTES;
         let length = head_len + payloads.clone().map(Bytes::len).sum::<usize>();
         let max = max.min(u32::MAX as usize);
         if length > max || head_len > HEAD_BYTES_MAX {
+            self.inline.truncate(start);
             return Err(TooLong { length, head_len, max });
         }
-        let start = self.inline.len();
-        self.inline.reserve(HEADER_BYTES + head_len);
-        self.inline.put_u32_le(0);
-        self.inline.put_u32_le(length as u32);
-        self.inline.put_u32_le(head_len as u32);
-        self.inline.put_slice(&[kind, 0, 0, 0]);
-        head.encode(&mut self.inline).expect("a growing buffer has room");
+        let header = &mut self.inline[start..start + HEADER_BYTES];
+        header[4..8].copy_from_slice(&(length as u32).to_le_bytes());
+        header[8..12].copy_from_slice(&(head_len as u32).to_le_bytes());
+        header[12] = kind;
         // Short payloads lie right behind the head, so that the checksum of an ordinary frame is one run.
         let mut crc = crc32fast::Hasher::new();
         let mut hashed = start + 4;
         for payload in payloads {
             if payload.len() <= INLINE_BYTES_MAX {
-                self.inline.put_slice(payload);
+                self.inline.extend_from_slice(payload);
                 continue;
             }
             crc.update(&self.inline[hashed..]);
@@ -329,7 +312,7 @@ impl Buf for Encoder {
 pub struct Decoder {
     frame_bytes_max: usize,
     unknown: u64,
-    consensus: ConsensusHead,
+    consensus: HeadReader,
     forward: ForwardHead,
 }
 
@@ -340,7 +323,7 @@ impl Decoder {
         Self {
             frame_bytes_max,
             unknown: 0,
-            consensus: ConsensusHead::default(),
+            consensus: HeadReader::default(),
             forward: ForwardHead::default(),
         }
     }
@@ -370,11 +353,12 @@ impl Decoder {
             }
         };
         if whole > 0 {
-            let mut run = buffer.split_to(whole).freeze();
-            while !run.is_empty() {
-                let header = run.first_chunk::<HEADER_BYTES>().expect("the run is of whole frames");
-                let frame = run.split_to(self.frame_len(header)?);
-                packets.extend(self.frame(frame)?);
+            let run = buffer.split_to(whole).freeze();
+            let mut start = 0;
+            while let Some(header) = run[start..].first_chunk::<HEADER_BYTES>() {
+                let end = start + self.frame_len(header)?;
+                packets.extend(self.frame(&run, start..end)?);
+                start = end;
             }
         }
         broken.map_or(Ok(missing), Err)
@@ -395,19 +379,23 @@ impl Decoder {
         Ok(HEADER_BYTES + length)
     }
 
-    fn frame(&mut self, mut frame: Bytes) -> Result<Option<Packet>, FrameError> {
-        let crc = crc32fast::hash(&frame[4..]);
-        if frame.get_u32_le() != crc {
+    /// Reads the frame that lies there in `run`.
+    fn frame(&mut self, run: &Bytes, at: Range<usize>) -> Result<Option<Packet>, FrameError> {
+        let frame = &run[at.clone()];
+        let mut header = &frame[..HEADER_BYTES];
+        if header.get_u32_le() != crc32fast::hash(&frame[4..]) {
             return Err(FrameError::Checksum);
         }
-        let _length = frame.get_u32_le();
-        let head_len = frame.get_u32_le() as usize;
-        let kind = frame.get_u8();
-        frame.advance(3);
-        let head = frame.split_to(head_len);
-        let mut payloads = frame;
+        let _length = header.get_u32_le();
+        let head_len = header.get_u32_le() as usize;
+        let kind = header.get_u8();
+        let head = at.start + HEADER_BYTES..at.start + HEADER_BYTES + head_len;
+        let payloads = head.end..at.end;
+        if kind == CONSENSUS {
+            return self.consensus.read(run, head, payloads).map(Some);
+        }
+        let (head, mut payloads) = (run.slice(head), run.slice(payloads));
         let packet = match kind {
-            CONSENSUS => self.consensus(head, &mut payloads)?,
             ALIVE => Packet::Alive { epoch: Epoch(AliveHead::decode(head)?.epoch) },
             FORWARD => self.forward(head, &mut payloads)?,
             REFUSED => refused(head)?,
@@ -437,18 +425,6 @@ impl Decoder {
         Ok(Some(packet))
     }
 
-    fn consensus(&mut self, bytes: Bytes, payloads: &mut Bytes) -> Result<Packet, FrameError> {
-        let head = &mut self.consensus;
-        head.forget_entries();
-        head.clear();
-        head.merge(bytes)?;
-        let entries = head.take_entries(payloads)?;
-        let class = class_of(head.class).ok_or(FrameError::Malformed("unknown class of message"))?;
-        let (from, to) = (ReplicaId(head.from), ReplicaId(head.to));
-        let message = Message { from, to, class, head: std::mem::take(&mut head.head), entries };
-        Ok(Packet::Consensus { group: GroupId(head.group), message })
-    }
-
     fn forward(&mut self, bytes: Bytes, payloads: &mut Bytes) -> Result<Packet, FrameError> {
         let head = &mut self.forward;
         head.clear();
@@ -474,19 +450,12 @@ fn refused(head: Bytes) -> Result<Packet, FrameError> {
     Ok(Packet::Refused { group: GroupId(head.group), ids: ids.collect(), outcome, busy: head.busy })
 }
 
-fn class_code(class: Class) -> u32 {
-    match class {
-        Class::Beat => 0,
-        Class::Control => 1,
-        Class::Append => 2,
-        Class::Bulk => 3,
+fn take_payload(payloads: &mut Bytes, len: u32) -> Result<Bytes, FrameError> {
+    let len = len as usize;
+    if payloads.len() < len {
+        return Err(FrameError::Malformed("payloads end early"));
     }
-}
-
-fn class_of(code: u32) -> Option<Class> {
-    [Class::Beat, Class::Control, Class::Append, Class::Bulk]
-        .into_iter()
-        .find(|class| class_code(*class) == code)
+    Ok(payloads.split_to(len))
 }
 
 fn outcome_code(outcome: Outcome) -> u32 {

@@ -31,7 +31,7 @@ const MAGIC: [u8; 8] = *b"CONCLAVE";
 const PREFIX_BYTES: usize = 16;
 const WORD_BYTES_MAX: usize = 1024;
 /// The longest answer to an enquiry.
-const ABOUT_BYTES_MAX: usize = 256 << 10;
+const ABOUT_BYTES_MAX: usize = 4 << 20;
 
 /// Why two nodes do not talk to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,7 +141,7 @@ pub trait Doorkeeper: Send + Sync + std::fmt::Debug {
     /// Whether the node is known by another data directory than this. Nothing is remembered: one who enquires has not shown of which cluster it is.
     fn knows_otherwise(&self, node: NodeId, incarnation: u64) -> bool;
 
-    /// What is said to those who enquire, in the embedding program's encoding; at most 256 KiB.
+    /// What is said to those who enquire, in the embedding program's encoding; at most 4 MiB.
     fn about(&self) -> bytes::Bytes;
 }
 

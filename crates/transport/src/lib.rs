@@ -32,7 +32,7 @@
 struct Readme;
 
 pub mod codec;
-mod entries;
+mod consensus;
 mod handshake;
 mod memory;
 mod notices;
@@ -41,6 +41,7 @@ mod queue;
 mod stats;
 mod stream;
 mod tcp;
+mod varint;
 mod wire;
 
 use std::fmt;

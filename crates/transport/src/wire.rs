@@ -7,9 +7,8 @@
 //! they are written from where they lie and read without being copied. Ids that are hashes are `fixed64`: as varints they
 //! would take ten bytes.
 
-use bytes::Bytes;
-
-/// Head of kind 1: a core's message. The entries' payloads follow.
+/// Head of kind 1: a core's message. The entries' payloads follow. Written and read by hand, in [`crate::consensus`].
+#[cfg(test)]
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ConsensusHead {
     #[prost(uint64, tag = "1")]
@@ -21,7 +20,7 @@ pub(crate) struct ConsensusHead {
     #[prost(uint32, tag = "4")]
     pub class: u32,
     #[prost(bytes = "bytes", tag = "5")]
-    pub head: Bytes,
+    pub head: bytes::Bytes,
     /// In version 1: the entries. Else none.
     #[prost(message, repeated, tag = "6")]
     pub entries: Vec<EntryHead>,

@@ -129,7 +129,7 @@ pub(super) fn segment_seeds() -> Vec<Vec<u8>> {
         (HOST_GROUP, vec![LogOp::Meta(Bytes::from_static(b"host"))]),
         (GroupId(1), vec![LogOp::Put(entry(1)), LogOp::Put(entry(2)), LogOp::TruncateFrom(Slot(2))]),
         (GroupId(1), vec![LogOp::Put(entry(2)), LogOp::CutBelow(Slot(2))]),
-        (GroupId(2), vec![LogOp::Reset(reset)]),
+        (GroupId(2), vec![LogOp::Reset(Box::new(reset))]),
     ];
     let mut seeds = Vec::new();
     for batch in batches {

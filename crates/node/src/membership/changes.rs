@@ -20,7 +20,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers another member's question to this one as the leader.
 pub(super) async fn answer(members: Arc<Members>, change: Change, respond: Responder) {
-    let outcome = members.change_here(change).await;
+    // Beyond it nobody waits, and whoever comes next must not.
+    let outcome = tokio::time::timeout(members.request_timeout, members.change_here(change)).await;
+    let outcome = outcome.unwrap_or(Err(EtcdError::Timeout));
     respond.send(Changed::of(outcome).encode_to_vec().into());
 }
 
@@ -152,8 +154,11 @@ impl Members {
             return Err(EtcdError::LearnerNotReady);
         }
         reconfigure(running, MembershipChange::Promote(replica)).await?;
+        // It votes, whatever becomes of this: the registry only says what it was added as.
         let urls = self.addresses().remove(&id).unwrap_or_default();
-        register(running, id, &urls, true).await?;
+        if let Err(error) = register(running, id, &urls, true).await {
+            tracing::debug!(member = format_args!("{id:x}"), %error, "a promoted member is registered as a learner");
+        }
         Ok(id)
     }
 

@@ -17,6 +17,8 @@ use super::wire::Introduction;
 const REFRESH: Duration = Duration::from_secs(30);
 /// How often those are asked that have not answered.
 const RETRY: Duration = Duration::from_millis(500);
+/// The longest answer that is kept.
+const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -48,7 +50,9 @@ impl Introductions {
         for id in others {
             let asked = handle.ask(NodeId(*id), Bytes::new());
             let Ok(Some(answer)) = tokio::time::timeout(PATIENCE, asked).await else { continue };
-            if let Ok(said) = Introduction::decode(answer) {
+            if answer.len() <= INTRODUCTION_BYTES_MAX
+                && let Ok(said) = Introduction::decode(answer)
+            {
                 self.heard.lock().insert(*id, said);
             }
         }

@@ -66,16 +66,26 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
     let until = Instant::now() + JOINING;
     let mut why = JoinError::Alone;
     loop {
+        // Of several answers the newest counts: one that lags may still know who had this address before.
+        let mut newest: Option<(ClusterAbout, About)> = None;
         for url in &others {
             match enquire(&Plain, &url.authority(), NodeId(0), 0, PATIENCE).await {
-                Ok(about) => match among(config, &about) {
-                    Ok(bootstrap) => return Ok(bootstrap),
-                    Err(error) => why = error,
-                },
+                Ok(about) => {
+                    let cluster = ClusterAbout::decode(about.about.clone()).unwrap_or_default();
+                    if newest.as_ref().is_none_or(|(known, _)| known.next_replica < cluster.next_replica) {
+                        newest = Some((cluster, about));
+                    }
+                }
                 Err(error) if matches!(why, JoinError::Alone | JoinError::Nobody(_)) => {
                     why = JoinError::Nobody(error);
                 }
                 Err(_) => {}
+            }
+        }
+        if let Some((cluster, about)) = newest {
+            match among(config, &cluster, &about) {
+                Ok(bootstrap) => return Ok(bootstrap),
+                Err(error) => why = error,
             }
         }
         if others.is_empty() || Instant::now() >= until {
@@ -86,8 +96,7 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
 }
 
 /// Finds this member among those of a cluster, which must be those of the flags.
-fn among(config: &Config, about: &About) -> Result<Bootstrap, JoinError> {
-    let cluster = ClusterAbout::decode(about.about.clone()).unwrap_or_default();
+fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Bootstrap, JoinError> {
     let own: BTreeSet<String> = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
     let is_own = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<_>>() == own;
     let Some(this) = cluster.members.iter().find(|member| is_own(&member.peer_urls) && member.replica > 0)
@@ -115,9 +124,10 @@ fn among(config: &Config, about: &About) -> Result<Bootstrap, JoinError> {
     })
 }
 
-/// Waits until a founder that holds nothing may take part. It cannot know by itself whether it is new or has lost what it held, so it asks
+/// Waits until a member that holds nothing may take part. It cannot know by itself whether it is new or has lost what it held, so it asks
 /// the others, and goes on once so many do not know it by another data directory that every quorum it could have been part of has one of them
-/// (all of them, of three), or once a quorum, itself included, holds nothing: then there is nothing to lose.
+/// (all of them, of three). A founder also goes on once a quorum, itself included, holds nothing: else no cluster could begin with one
+/// absent. What that gives up is in decision 4.
 ///
 /// # Errors
 /// If one knows it by another data directory, or knows that it was removed.
@@ -133,24 +143,25 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
         for peer in others() {
             let Some(url) = peer.peer_urls.first() else { continue };
             match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
-                Ok(about) => {
+                Ok(about) if (about.node.0, about.cluster.0) == (peer.id, bootstrap.identity.cluster_id) => {
                     strangers += 1;
                     blank += usize::from(ClusterAbout::decode(about.about).is_ok_and(|about| about.blank));
                 }
                 Err(HandshakeError::Refused(refusal @ (Refusal::Replaced(_) | Refusal::Removed(_)))) => {
                     return Err(refusal);
                 }
-                Err(_) => silent.push(peer.name.as_str()),
+                // Nobody is there, or somebody else.
+                Ok(_) | Err(_) => silent.push(peer.name.as_str()),
             }
         }
-        if strangers > count - quorum || blank >= quorum {
+        if strangers > count - quorum || (bootstrap.founding && blank >= quorum) {
             return Ok(());
         }
         if Instant::now() >= say_at {
             say_at = Instant::now() + SAY_EVERY;
             tracing::warn!(
                 waits_for = silent.join(","),
-                "waiting for the other founding members to say whether this one was here before"
+                "waiting for the other members to say whether this one was here before"
             );
         }
         sleep(PAUSE).await;

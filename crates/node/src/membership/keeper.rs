@@ -32,7 +32,9 @@ impl Members {
             sleep(self.election_timeout).await;
             let Some(role) = running.handle.role(DATA).map(|role| *role.borrow()) else { return };
             if role.serving {
-                self.keep_members(running, &mut orphans).await;
+                // A proposal may never be answered, as when leadership moves under it: the next round finds what is left to do.
+                let _ = tokio::time::timeout(self.request_timeout, self.keep_members(running, &mut orphans))
+                    .await;
             } else {
                 orphans.clear();
             }
@@ -90,25 +92,28 @@ impl Members {
         orphans.retain(|id, _| !has_replica(*id));
     }
 
-    /// Nobody leads, as far as this member hears: perhaps because nobody talks to it any more. It is dismissed if one refuses it, or if most of
-    /// the others do not list it.
+    /// Nobody leads, as far as this member hears: perhaps because nobody talks to it any more. It is dismissed if one refuses it, or if for most of
+    /// the others its replica was removed.
     async fn ask_whether_dismissed(&self) -> Option<Refusal> {
         let (own, incarnation) = (NodeId(self.identity().member_id), self.bootstrap.incarnation);
         let mut others = self.addresses();
         others.remove(&own.0);
         let mut without_us = 0;
-        for urls in others.values() {
+        for (id, urls) in &others {
             let Some(url) = urls.first().and_then(|url| Url::parse(url).ok()) else { continue };
             match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
                 Err(HandshakeError::Refused(refusal @ (Refusal::Removed(_) | Refusal::Replaced(_)))) => {
                     return Some(refusal);
                 }
-                Ok(about) => {
-                    let members = ClusterAbout::decode(about.about).unwrap_or_default().members;
-                    without_us +=
-                        usize::from(!members.is_empty() && members.iter().all(|member| member.id != own.0));
+                Ok(about) if (about.node.0, about.cluster.0) == (*id, self.identity().cluster_id) => {
+                    let cluster = ClusterAbout::decode(about.about).unwrap_or_default();
+                    let listed = cluster.members.iter().any(|member| member.id == own.0);
+                    // One that lags may not have heard of this member yet.
+                    let removed = !listed && self.bootstrap.replica < cluster.next_replica;
+                    without_us += usize::from(removed && !cluster.members.is_empty());
                 }
-                Err(_) => {}
+                // Somebody else lives there, or nobody.
+                Ok(_) | Err(_) => {}
             }
         }
         (without_us > others.len() / 2).then_some(Refusal::Removed(own))

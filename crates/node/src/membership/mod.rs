@@ -24,7 +24,10 @@ mod wire;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,6 +71,8 @@ pub(crate) struct Members {
     changing: tokio::sync::Mutex<()>,
     /// Counts the changes of the registry.
     registry: Arc<watch::Sender<u64>>,
+    /// This member holds nothing and waits for its group to begin.
+    blank: AtomicBool,
     /// Set when the others say that this member is none of them.
     dismissed: watch::Sender<Option<Refusal>>,
     running: OnceLock<Running>,
@@ -111,6 +116,7 @@ impl Members {
             strict: config.strict_reconfig_check,
             changing: tokio::sync::Mutex::default(),
             registry: Arc::new(watch::Sender::new(0)),
+            blank: AtomicBool::new(false),
             dismissed: watch::Sender::new(None),
             running: OnceLock::new(),
             this: this.clone(),
@@ -120,6 +126,11 @@ impl Members {
     /// To be told by the store when the registry changes.
     pub(crate) fn observer(&self) -> Arc<dyn StoreObserver> {
         Arc::new(RegistryBell(Arc::clone(&self.registry)))
+    }
+
+    /// Whether this member holds nothing and waits for its group to begin.
+    pub(crate) fn set_blank(&self, blank: bool) {
+        self.blank.store(blank, Ordering::Release);
     }
 
     /// The group runs: from here on members are asked, addresses followed, and, as leader, changes carried out.
@@ -150,9 +161,17 @@ impl Members {
         known.map(|known| known.borrow().clone()).unwrap_or_default()
     }
 
-    /// The peer addresses of every node that there is or was to talk to, this one included: those it started with, and what is registered.
+    /// The peer addresses of every node that there is to talk to, this one included: what is registered, and those that it started with.
+    ///
+    /// These stay until this member is in the configuration that it has applied: while it catches up what it knows is old, and the leader may not
+    /// be in it. Afterwards whoever is in neither configuration nor registry has left.
     fn addresses(&self) -> BTreeMap<u64, Vec<String>> {
+        let configuration = self.configuration();
+        let is_member = |id: u64| configuration.nodes.values().any(|node| node.0 == id);
         let mut all = self.bootstrap_addresses();
+        if is_member(self.identity().member_id) {
+            all.retain(|id, _| is_member(*id));
+        }
         all.extend(self.registered());
         all
     }
@@ -197,9 +216,12 @@ impl Members {
         addresses.into_iter().filter(|(id, _)| present(id)).map(member).collect()
     }
 
-    /// Whether this member only learns, and is to do no more.
+    /// Whether this member only learns, and is to do no more; also while nobody has told it yet what it is.
     pub(crate) fn is_learner(&self) -> bool {
         let configuration = self.configuration();
+        if !self.bootstrap.founding && configuration.nodes.is_empty() {
+            return true;
+        }
         let own = NodeId(self.identity().member_id);
         let learns = |replica: &ReplicaId| configuration.nodes.get(replica) == Some(&own);
         configuration.learners.iter().any(learns) && !self.to_be_voters().contains(&own.0)
@@ -218,9 +240,11 @@ impl Members {
             peer_urls: member.peer_ur_ls,
             name: member.name,
         });
-        wire::ClusterAbout { members: members.collect(), blank: self.running.get().is_none() }
-            .encode_to_vec()
-            .into()
+        // Before the group runs this member knows only what it started from, which may be long ago.
+        let members = if self.running.get().is_some() { members.collect() } else { Vec::new() };
+        let blank = self.blank.load(Ordering::Acquire);
+        let about = wire::ClusterAbout { members, blank, next_replica: configuration.next_replica.0 };
+        about.encode_to_vec().into()
     }
 
     /// Asks the others who they are, until the task is aborted.
@@ -236,30 +260,30 @@ impl Members {
         }
     }
 
-    /// Has the transport talk to whoever is registered, and no more to whoever was and is not.
-    ///
-    /// Those that this member started with stay until then: while it catches up its registry is an old one, and the leader may not be in it.
+    /// Has the transport talk to whoever belongs to the cluster, and no more to whoever has left.
     async fn follow_addresses(self: Arc<Self>) {
         let Some(running) = self.running.get() else { return };
+        let Some(mut configuration) = running.handle.membership(DATA) else { return };
         let mut changes = self.registry.subscribe();
         let mut known = self.bootstrap_addresses();
-        let mut registered = BTreeMap::new();
         loop {
-            let now = self.registered();
-            for (id, urls) in &now {
+            let wanted = self.addresses();
+            for (id, urls) in &wanted {
                 if known.get(id) != Some(urls)
                     && let Some(url) = urls.first().and_then(|url| crate::config::url::Url::parse(url).ok())
                 {
                     running.transport.set_peer(NodeId(*id), &url.authority());
-                    known.insert(*id, urls.clone());
                 }
             }
-            for gone in registered.keys().filter(|id| !now.contains_key(id)) {
+            for gone in known.keys().filter(|id| !wanted.contains_key(id)) {
                 running.transport.remove_peer(NodeId(*gone));
-                known.remove(gone);
             }
-            registered = now;
-            if changes.changed().await.is_err() {
+            known = wanted;
+            let changed = tokio::select! {
+                changed = changes.changed() => changed,
+                changed = configuration.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
         }

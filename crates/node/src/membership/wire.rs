@@ -94,6 +94,9 @@ pub(super) struct ClusterAbout {
     /// It has promised nothing to anybody: its own group waits to begin.
     #[prost(bool, tag = "2")]
     pub(super) blank: bool,
+    /// The next replica's number: whoever has a lower one and is not listed was removed. The higher, the newer is this answer.
+    #[prost(uint64, tag = "3")]
+    pub(super) next_replica: u64,
 }
 
 /// One of the members.

@@ -46,7 +46,7 @@ impl Disk {
                 let rest = self.entries.split_off(&meta.slot.next());
                 self.entries = if fits { rest } else { BTreeMap::new() };
                 self.first = meta.slot.0 + 1;
-                self.state = meta.clone();
+                self.state = SnapshotMeta::clone(meta);
             }
         }
     }
@@ -448,7 +448,7 @@ impl Cluster {
                 self.say(format!("  {id} installs the snapshot of {}", meta.slot));
                 self.node(id).delivered = meta.slot;
                 self.node(id).applied_config = meta.config.clone();
-                let ops = vec![LogOp::Reset(meta)];
+                let ops = vec![LogOp::Reset(Box::new(meta))];
                 self.write(id, Write { mark: Some(mark), ops, then: Vec::new(), install: true });
             }
             Effect::Membership { config, at, committed } => {

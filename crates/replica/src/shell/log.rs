@@ -37,7 +37,7 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
                     }
                 }
                 LogJob::Install { group, mark, meta } => {
-                    batch.push((group, vec![LogOp::Reset(meta.clone())]));
+                    batch.push((group, vec![LogOp::Reset(Box::new(meta.clone()))]));
                     #[cfg(feature = "mutants")]
                     if conclave_consensus::Mutant::SwitchedBeforeReset.is_on() {
                         shared.applies.push(ApplyJob::Install { group, mark, meta });

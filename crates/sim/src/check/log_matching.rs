@@ -234,8 +234,8 @@ mod tests {
         }
         let meta =
             |term| SnapshotMeta { slot: Slot(1), ballot: Ballot::term(term), ..SnapshotMeta::default() };
-        check.change(NodeId(1), &LogOp::Reset(meta(1))).unwrap();
-        check.change(NodeId(2), &LogOp::Reset(meta(2))).unwrap();
+        check.change(NodeId(1), &LogOp::Reset(Box::new(meta(1)))).unwrap();
+        check.change(NodeId(2), &LogOp::Reset(Box::new(meta(2)))).unwrap();
         assert!(check.at(NodeId(1), Slot(2)).is_some() && check.at(NodeId(2), Slot(2)).is_none());
         assert_eq!(check.first(NodeId(2)), Slot(2));
     }

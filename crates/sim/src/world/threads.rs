@@ -82,7 +82,7 @@ impl Node {
                     }
                 }
                 LogJob::Install { mark, meta } => {
-                    let reset = vec![LogOp::Reset(meta.clone())];
+                    let reset = vec![LogOp::Reset(Box::new(meta.clone()))];
                     context.checks.logs.change(NodeId(self.id), &reset[0])?;
                     context.checks.durable.appended(replica, &reset);
                     batch.push((GROUP, reset));

@@ -56,7 +56,7 @@ impl Workload {
             match round % 6 {
                 2 => second.insert(0, LogOp::TruncateFrom(Slot(round))),
                 4 => second.push(LogOp::CutBelow(Slot(round.saturating_sub(2)))),
-                5 => second.push(LogOp::Reset(snapshot(round + 1, round - round % 2))),
+                5 => second.push(LogOp::Reset(Box::new(snapshot(round + 1, round - round % 2)))),
                 _ => {}
             }
             let meta = LogOp::Meta(Bytes::from(format!("round {round}")));

@@ -168,7 +168,7 @@ fn every_field_survives(mut boot: LogBoot<'_>) {
             ],
         ),
         (GROUP, vec![LogOp::Meta(meta.clone())]),
-        (GroupId(u64::MAX), vec![LogOp::Reset(snapshot(9, 4))]),
+        (GroupId(u64::MAX), vec![LogOp::Reset(Box::new(snapshot(9, 4)))]),
     ])
     .expect("append");
     log.sync().expect("sync");
@@ -253,20 +253,20 @@ fn cutting_forgets_what_is_below(mut boot: LogBoot<'_>) {
 fn a_reset_keeps_a_suffix_that_continues_it(mut boot: LogBoot<'_>) {
     let log = boot();
     write(&log, puts(1..=10, 1));
-    write(&log, vec![LogOp::Reset(snapshot(7, 1))]);
+    write(&log, vec![LogOp::Reset(Box::new(snapshot(7, 1)))]);
     assert_eq!(log.state(GROUP).reset, Some(snapshot(7, 1)));
     let kept = [(8, 1), (9, 1), (10, 1)];
     let log = check(&mut boot, log, (8, 10), &kept);
     assert_eq!(log.state(GROUP).reset, Some(snapshot(7, 1)));
     // The same snapshot again, as after a crash between the reset and what follows it.
-    write(&log, vec![LogOp::Reset(SnapshotMeta { generation: 5, ..snapshot(7, 1) })]);
+    write(&log, vec![LogOp::Reset(Box::new(SnapshotMeta { generation: 5, ..snapshot(7, 1) }))]);
     let log = check(&mut boot, log, (8, 10), &kept);
     assert_eq!(log.state(GROUP).reset.map(|reset| reset.generation), Some(5));
     // Another ballot at that slot: what follows continues something else.
-    write(&log, vec![LogOp::Reset(snapshot(9, 2))]);
+    write(&log, vec![LogOp::Reset(Box::new(snapshot(9, 2)))]);
     let log = check(&mut boot, log, (10, 9), &[]);
     write(&log, vec![put(10, 3)]);
-    write(&log, vec![LogOp::Reset(snapshot(40, 3))]);
+    write(&log, vec![LogOp::Reset(Box::new(snapshot(40, 3)))]);
     let log = check(&mut boot, log, (41, 40), &[]);
     write(&log, puts(41..=42, 3));
     check(&mut boot, log, (41, 42), &[(41, 3), (42, 3)]);
@@ -275,7 +275,7 @@ fn a_reset_keeps_a_suffix_that_continues_it(mut boot: LogBoot<'_>) {
 fn a_reset_within_one_batch_sees_what_came_before(mut boot: LogBoot<'_>) {
     let log = boot();
     let mut ops = puts(1..=6, 2);
-    ops.push(LogOp::Reset(snapshot(4, 2)));
+    ops.push(LogOp::Reset(Box::new(snapshot(4, 2))));
     ops.push(put(7, 2));
     write(&log, ops);
     check(&mut boot, log, (5, 7), &[(5, 2), (6, 2), (7, 2)]);
@@ -391,7 +391,7 @@ fn random_operations_agree_with_a_model(mut boot: LogBoot<'_>) {
                     model.entries.retain(|at, _| *at >= first);
                 }
                 2 if below(4) == 0 => {
-                    ops.push(LogOp::Reset(snapshot(slot, round)));
+                    ops.push(LogOp::Reset(Box::new(snapshot(slot, round))));
                     model.reset(slot, round);
                 }
                 _ => {

@@ -163,7 +163,7 @@ impl State {
             LogOp::Reset(meta) => {
                 let kept = self.keeps_suffix(buffer, group, meta)?;
                 record::encode_reset(buffer, meta, kept);
-                self.groups.entry(group).or_default().reset(meta.clone(), kept, &mut self.usage);
+                self.groups.entry(group).or_default().reset(SnapshotMeta::clone(meta), kept, &mut self.usage);
             }
         }
         Ok(())

@@ -361,7 +361,7 @@ mod tests {
         assert!(out.len() <= state_bytes_max(b"meta", Some(&meta)));
         out.clear();
         encode_reset(&mut out, &meta, true);
-        assert!(out.len() <= size_bytes_max(&LogOp::Reset(meta)));
+        assert!(out.len() <= size_bytes_max(&LogOp::Reset(Box::new(meta))));
     }
 
     #[test]
