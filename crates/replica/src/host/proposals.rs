@@ -85,10 +85,12 @@ impl Host {
         }
     }
 
-    /// Tries again what is parked under a leader that refused for a while, as during a transfer that came to nothing.
+    /// Tries again what is parked under a leader that refused for a while, as during a transfer that came to nothing. If it leads no more,
+    /// what is parked waits for the next, and is no longer due.
     pub(super) fn unpark_if_due(&mut self, group: GroupId) {
-        let due = |g: &Group| g.leader.is_some() && g.unpark_at.is_some_and(|at| at <= self.now);
-        if self.groups.get(&group).is_some_and(due) {
+        let now = self.now;
+        let due = |g: &mut Group| g.unpark_at.take_if(|at| *at <= now).is_some() && g.leader.is_some();
+        if self.groups.get_mut(&group).is_some_and(due) {
             self.unpark(group);
         }
     }
