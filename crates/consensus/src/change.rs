@@ -122,6 +122,8 @@ impl Config {
         }
         let replica = self.next_replica;
         self.next_replica = ReplicaId(replica.0.checked_add(1).ok_or(ChangeError::IdsExhausted)?);
+        #[cfg(feature = "mutants")]
+        let replica = if crate::Mutant::ReplicaIdReused.is_on() { ReplicaId(node.0) } else { replica };
         self.nodes.insert(replica, node);
         Ok(replica)
     }

@@ -69,7 +69,23 @@ mutants! {
     /// A replica that lost its disk comes back under its old id.
     DiskLossSameId = "disk-loss-same-id",
 
+    // Consensus: membership.
+    /// A configuration is in force only once it is committed.
+    ConfigActiveOnApply = "config-active-on-apply",
+    /// A leader takes a change before an entry of its term is committed.
+    ChangeBeforeOwnTerm = "change-before-own-term",
+    /// Nobody but the leader that began a joint configuration leaves it.
+    JointNeverLeft = "joint-never-left",
+    /// A snapshot is taken in with the membership that was known before.
+    SnapshotStaleMembership = "snapshot-stale-membership",
+    /// A replica that was removed comes back under its old id, with an empty disk.
+    ReplicaIdReused = "replica-id-reused",
+
     // Consensus: reads.
+    /// A lease lasts as long as was promised, as if no clock drifted.
+    LeaseIgnoresDrift = "lease-ignores-drift",
+    /// A leader that told its heir to stand keeps its lease.
+    LeaseKeptInTransfer = "lease-kept-in-transfer",
     /// A leader confirms reads before it committed an entry of its term.
     ReadBeforeCommitInTerm = "read-before-commit-in-term",
     /// Questions for a read slot all bear the same name, so that a late answer passes for one to a newer question.

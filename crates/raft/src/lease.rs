@@ -87,7 +87,10 @@ impl Raft {
     pub(crate) fn holds_lease(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let Some(span) = self.config.lease_span() else { return false };
-        if leader.lease.barred || leader.transfer.is_some() || !self.is_serving() {
+        let handed_over = leader.lease.barred || leader.transfer.is_some();
+        #[cfg(feature = "mutants")]
+        let handed_over = handed_over && !conclave_consensus::Mutant::LeaseKeptInTransfer.is_on();
+        if handed_over || !self.is_serving() {
             return false;
         }
         let since = self.members.config().heard_since(|replica| {

@@ -23,6 +23,10 @@ impl Members {
 
     /// The configuration in force, and the slot of its entry.
     pub(crate) fn in_force(&self) -> &(Slot, Config) {
+        #[cfg(feature = "mutants")]
+        if conclave_consensus::Mutant::ConfigActiveOnApply.is_on() {
+            return self.history.first().unwrap_or(&EMPTY);
+        }
         self.history.last().unwrap_or(&EMPTY)
     }
 

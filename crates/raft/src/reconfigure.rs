@@ -66,7 +66,10 @@ impl Raft {
         if leader.transfer.is_some() {
             return Err(StepError::NotLeader { leader: None });
         }
-        if !self.is_serving() {
+        let may = self.is_serving();
+        #[cfg(feature = "mutants")]
+        let may = may || conclave_consensus::Mutant::ChangeBeforeOwnTerm.is_on();
+        if !may {
             return Err(StepError::NotServing);
         }
         let config = self.members.config();
@@ -135,6 +138,12 @@ impl Raft {
         }
         // An entry now would make the heir's log the shorter one. The heir does it, or the transfer is given up first.
         if matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some()) {
+            return;
+        }
+        #[cfg(feature = "mutants")]
+        if conclave_consensus::Mutant::JointNeverLeft.is_on()
+            && self.log.get(self.members.in_force().0).is_none_or(|entry| entry.ballot != self.ballot())
+        {
             return;
         }
         let next = config.after_joint();

@@ -69,6 +69,12 @@ impl Raft {
         if self.is_leader() || known || meta.ballot.round > self.meta.term {
             return;
         }
+        #[cfg(feature = "mutants")]
+        let meta = if conclave_consensus::Mutant::SnapshotStaleMembership.is_on() {
+            SnapshotMeta { config: self.members.config().clone(), ..meta }
+        } else {
+            meta
+        };
         self.become_follower(self.meta.term, self.leader);
         // What was written before must reach the log before the reset does.
         self.flush_acknowledgement();

@@ -77,6 +77,13 @@ pub struct FaultOptions {
     pub lie_every: SimTime,
     /// One of the suspects loses its disk.
     pub disk_loss_every: SimTime,
+    /// Whoever leads is asked to change who is a member.
+    pub change_every: SimTime,
+    /// How often, in a million times, what is most delicate for a change of membership is made to happen right at one: a change asked of
+    /// a leader that was just elected, a partition between those who leave and those who come.
+    pub change_ambush_ppm: u64,
+    /// How long at most a replica that was removed goes on before its node is wiped.
+    pub retire_max: SimTime,
 }
 
 /// How long a node's threads take. A latency is drawn from `0..2 * mean`.
@@ -140,8 +147,12 @@ pub struct LoadOptions {
 pub struct Options {
     /// How many nodes.
     pub nodes: u64,
-    /// How many of them, from the first on, have a vote; the others learn.
+    /// How many of them, from the first on, are members when a run begins; the others are spare.
+    pub members: u64,
+    /// How many of these, from the first on, have a vote; the others learn.
     pub voters: u64,
+    /// The bound on the drift of clocks that leaders rely on to read under a lease; `None` if they keep none.
+    pub lease_drift_ppm: Option<u32>,
     /// How long the phase of faults lasts.
     pub duration: SimTime,
     /// Heartbeats and elections.
@@ -164,6 +175,12 @@ impl Options {
         self.node.stall_ppm = 0;
     }
 
+    /// Whether members come and go.
+    #[must_use]
+    pub fn has_spares(&self) -> bool {
+        self.nodes > self.members
+    }
+
     /// How many nodes may have a disk that deceives or dies: what a quorum can do without.
     #[must_use]
     pub fn suspects(&self) -> u64 {
@@ -181,15 +198,42 @@ impl Options {
             heartbeat: Duration::from_millis(election_ms / rng.between(5, 10)),
             election: Duration::from_millis(election_ms),
         };
-        Self {
+        let mut options = Self {
             nodes,
+            members: nodes,
             voters,
+            lease_drift_ppm: None,
             duration,
             timing,
             network: NetworkOptions::draw(rng),
             faults,
             node: NodeOptions::draw(rng),
             load: LoadOptions::draw(rng),
+        };
+        // From a stream of their own, so that a run without them is the run it would be.
+        let mut apart = Rng::new(!rng.clone().bits());
+        options.draw_changes(&mut apart);
+        options.draw_leases(&mut apart);
+        options
+    }
+
+    fn draw_changes(&mut self, rng: &mut Rng) {
+        let faults = &mut self.faults;
+        faults.change_every = *rng.pick(&[0, 0, 1, 3, 8]) * SECOND;
+        if faults.change_every > 0 {
+            self.nodes += rng.between(1, 3);
+            faults.change_ambush_ppm = *rng.pick(&[0, 300_000, 700_000]);
+            faults.retire_max = *rng.pick(&[10 * MS, SECOND, 6 * SECOND]);
+        }
+    }
+
+    /// A lease holds where clocks keep to a bound, so none jumps.
+    fn draw_leases(&mut self, rng: &mut Rng) {
+        if rng.chance(250_000) {
+            let drift = if rng.bits() & 1 == 0 { 100_000 } else { self.faults.drift_ppm };
+            self.faults.drift_ppm = drift;
+            self.faults.jump_every = 0;
+            self.lease_drift_ppm = u32::try_from(drift).ok();
         }
     }
 }
@@ -279,6 +323,9 @@ impl FaultOptions {
             rot_every: seldom(rng, 5 * SECOND, 60 * SECOND),
             lie_every: seldom(rng, 2 * SECOND, 30 * SECOND),
             disk_loss_every: seldom(rng, 20 * SECOND, 100 * SECOND),
+            change_every: 0,
+            change_ambush_ppm: 0,
+            retire_max: 0,
         }
     }
 
@@ -306,6 +353,9 @@ impl FaultOptions {
             rot_every: 0,
             lie_every: 0,
             disk_loss_every: 0,
+            change_every: 0,
+            change_ambush_ppm: 0,
+            retire_max: 0,
         }
     }
 }

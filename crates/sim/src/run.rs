@@ -163,6 +163,7 @@ fn live(world: &mut World, plan: &Plan, drill: Drill) -> Result<(), Violation> {
     }
     world.heal()?;
     world.run_until(world.context.now + SETTLE)?;
+    world.settle_members()?;
     world.stop_load();
     liveness(world)?;
     catch_up(world)?;
@@ -208,6 +209,7 @@ fn catch_up(world: &mut World) -> Result<(), Violation> {
 fn judge(world: &mut World) -> Result<(), Violation> {
     let history = &world.context.history;
     let chosen = || world.context.checks.machines.chosen();
+    world.check_changes()?;
     check_durability(history, chosen())?;
     let model = check_replay(history, chosen())?;
     check_dense_revisions(history, model.revision())?;

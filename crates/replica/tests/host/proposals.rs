@@ -46,6 +46,20 @@ fn a_refusal_tells_how_certain_it_is() {
 }
 
 #[test]
+fn a_leader_that_refused_and_went_leaves_nothing_due() {
+    let mut fixture = Fixture::led_by(Some(1));
+    fixture.script.lock().refuse = Some(StepError::NotLeader { leader: None });
+    assert!(fixture.step(Time(0), propose(1)).is_empty());
+    fixture.emit(role(None));
+    fixture.host.drain(&mut Vec::new());
+    let due = fixture.host.next_deadline().unwrap();
+    assert!(fixture.step(due, HostInput::Tick).is_empty());
+    let next = fixture.host.next_deadline().unwrap();
+    assert!(next > due, "a deadline that passed may not stay: {next:?}");
+    assert_eq!(failures(&fixture.step(next, HostInput::Tick)), [(1, ProposeError::NoLeader)]);
+}
+
+#[test]
 fn proposals_wait_for_a_leader_bounded_in_number_and_time() {
     let mut fixture = Fixture::led_by(None);
     assert!(fixture.step(Time(0), propose(1)).is_empty());

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use conclave_consensus::{Config, Entry, LogOp, ReplicaId, Slot};
+use conclave_consensus::{Ballot, Config, Entry, Kind, LogOp, ReplicaId, Slot};
 
 use super::{MirrorEntry, Violation, log_matching::Mirror};
 
@@ -24,6 +24,8 @@ struct Durable {
 pub struct DurableLog {
     asleep: bool,
     replicas: BTreeMap<ReplicaId, Durable>,
+    /// Configurations by which a joint one is left, of any log.
+    ends: Vec<Config>,
 }
 
 impl DurableLog {
@@ -31,6 +33,17 @@ impl DurableLog {
     #[must_use]
     pub fn asleep() -> Self {
         Self { asleep: true, ..Self::default() }
+    }
+
+    /// A core asks for this: it may have a configuration in force by which a joint one ends, before its disk has it.
+    pub fn asked(&mut self, op: &LogOp) {
+        if let LogOp::Put(Entry { kind: Kind::Config, payload, .. }) = op
+            && let Ok(config) = Config::decode(payload)
+            && !config.is_joint()
+            && !self.ends.contains(&config)
+        {
+            self.ends.push(config);
+        }
     }
 
     /// A replica hands an element of a batch to its log.
@@ -75,6 +88,16 @@ impl DurableLog {
         self.replicas.remove(&replica);
     }
 
+    /// Whether a commit quorum of a configuration durably holds an entry of this ballot, or may have held one.
+    pub(super) fn has_quorum_in(&self, config: &Config, ballot: Ballot) -> bool {
+        let holds = |replica| {
+            let log = self.replicas.get(&replica).map(|of| &of.log);
+            // A log that was cut to nothing held something; later ballots come after that of a leader that is deposed and does not know.
+            log.is_some_and(|log| log.last_ballot().map_or(log.first() > Slot(1), |last| last >= ballot))
+        };
+        self.asleep || config.is_commit_quorum(holds)
+    }
+
     fn holds(&self, replica: ReplicaId, slot: Slot, entry: MirrorEntry) -> bool {
         let log = self.replicas.get(&replica).map(|of| &of.log);
         self.asleep || log.is_some_and(|log| slot < log.first() || log.at(slot) == Some(entry))
@@ -92,13 +115,17 @@ impl DurableLog {
         Err(Violation::new(NAME, what))
     }
 
-    /// An entry is known to be chosen under a configuration, for the first time.
+    /// An entry is known to be chosen, for the first time. `config` is the last at or below its slot.
+    ///
+    /// What counts is what the leader has in force, which may be the one after: where that changes nothing but learners or is joint, its
+    /// quorums are quorums here too, and where it is the end of a joint one, the incoming voters decide alone.
     ///
     /// # Errors
     /// If no commit quorum holds it durably.
     pub fn chosen(&self, slot: Slot, entry: MirrorEntry, config: &Config) -> Result<(), Violation> {
         let holds = |replica| self.holds(replica, slot, entry);
-        if config.is_commit_quorum(holds) {
+        let after = config.after_joint();
+        if config.is_commit_quorum(holds) || (self.ends.contains(&after) && after.is_commit_quorum(holds)) {
             return Ok(());
         }
         let holders: Vec<ReplicaId> = config.members().filter(|replica| holds(*replica)).collect();
@@ -110,7 +137,7 @@ impl DurableLog {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use conclave_consensus::{Ballot, Kind, NodeId, ProposalId};
+    use conclave_consensus::{NodeId, ProposalId};
 
     use super::*;
 

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use conclave_consensus::{Ballot, Entry, NodeId, ProposalId, Slot};
+use conclave_consensus::{Ballot, Entry, Kind, NodeId, ProposalId, Slot};
 
 use super::{MirrorEntry, Violation};
 
 /// An entry that was applied somewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// Who proposed it.
+    /// Who proposed it; nobody if it is no command.
     pub id: ProposalId,
     /// Its term and a hash of its content.
     pub entry: MirrorEntry,
@@ -55,7 +55,8 @@ impl StateMachineSafety {
             return Err(Violation::new(NAME, what));
         }
         *applied = entry.slot;
-        let new = Chosen { id: entry.id, entry: MirrorEntry::of(entry) };
+        let id = if entry.kind == Kind::Command { entry.id } else { ProposalId::NONE };
+        let new = Chosen { id, entry: MirrorEntry::of(entry) };
         match self.chosen.get(&entry.slot) {
             Some(old) if *old == new => Ok(false),
             Some(old) => Err(Violation::new(
@@ -84,7 +85,6 @@ impl StateMachineSafety {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use conclave_consensus::Kind;
 
     use super::*;
 

@@ -49,14 +49,14 @@ impl World {
     /// Holds a drill, if there is a leader and enough nodes are well to do without one. Afterwards nothing is cut or hangs.
     pub(crate) fn drill(&mut self, drill: Drill) -> Result<(), Violation> {
         let Some(leader) = self.leader() else { return Ok(()) };
-        let voters: Vec<u64> =
-            self.healthy().into_iter().filter(|node| *node <= self.context.options.voters).collect();
+        let voters: Vec<u64> = self.healthy().into_iter().filter(|node| self.votes(*node)).collect();
         let others: Vec<u64> = voters.iter().copied().filter(|node| *node != leader).collect();
-        let majority = self.context.options.voters as usize / 2 + 1;
+        let config = self.context.membership.config();
+        let (majority, members) = (config.voters.len() / 2 + 1, config.nodes.len());
         match drill {
             Drill::Transfer => self.drill_transfer(&others)?,
             Drill::Resurrection => {
-                if let ([one, two], 3) = (others.as_slice(), self.context.options.nodes) {
+                if let ([one, two], 3) = (others.as_slice(), members) {
                     self.drill_resurrection(leader, [*one, *two])?;
                 }
             }
@@ -65,7 +65,7 @@ impl World {
             Drill::DeafLeader => self.drill_deaf(leader, &others)?,
             Drill::HungDisk => self.drill_hung(leader, &others)?,
             Drill::Reboots => {
-                if let ([apart, rebooted], 3) = (others.as_slice(), self.context.options.nodes) {
+                if let ([apart, rebooted], 3) = (others.as_slice(), members) {
                     self.drill_reboots(leader, *apart, *rebooted)?;
                 }
             }
@@ -74,7 +74,7 @@ impl World {
         self.run_until(self.context.now + 2 * SECOND)
     }
 
-    fn leader(&self) -> Option<u64> {
+    pub(super) fn leader(&self) -> Option<u64> {
         let leads = |node: &super::Node| node.leads().map(|ballot| (ballot, node.id));
         self.nodes.iter().filter_map(leads).max().map(|(_, id)| id)
     }

@@ -107,7 +107,7 @@ impl Node {
         self.engine.set_full(false);
     }
 
-    fn end_life(&mut self, context: &mut Context) {
+    pub(super) fn end_life(&mut self, context: &mut Context) {
         self.engine.crash();
         self.deferred.clear();
         let Some(life) = self.life.take() else { return };

@@ -36,10 +36,12 @@ pub(crate) enum Fault {
     Lie,
     /// A disk is lost.
     DiskLoss,
+    /// Members come and go.
+    Change,
 }
 
 impl Fault {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Crash,
         Self::DiskCrash,
         Self::Blackout,
@@ -53,6 +55,7 @@ impl Fault {
         Self::Rot,
         Self::Lie,
         Self::DiskLoss,
+        Self::Change,
     ];
 
     fn name(self) -> &'static str {
@@ -70,6 +73,7 @@ impl Fault {
             Self::Rot => "rot",
             Self::Lie => "lie",
             Self::DiskLoss => "disk loss",
+            Self::Change => "change of membership",
         }
     }
 }
@@ -91,6 +95,7 @@ impl World {
             Fault::Rot => faults.rot_every,
             Fault::Lie => faults.lie_every,
             Fault::DiskLoss => faults.disk_loss_every,
+            Fault::Change => faults.change_every,
         }
     }
 
@@ -122,6 +127,17 @@ impl World {
         } else {
             self.crash(node);
         }
+    }
+
+    /// Where leaders rely on leases, one that hands over is made not to hear of its end, now and then: it must not serve on.
+    fn deafen_leader_under_lease(&mut self, heir: u64) {
+        if self.context.options.lease_drift_ppm.is_none() || self.faults.bits() & 1 == 0 {
+            return;
+        }
+        let Some(leader) = self.leader().filter(|leader| *leader != heir) else { return };
+        let links = (1..=self.context.options.nodes).filter(|node| *node != leader);
+        let until = self.context.now + self.elections(2);
+        self.context.net.cut_links(links.map(|node| (node, leader)).collect(), until);
     }
 
     /// A disk refuses, deceives or dies. Only those of the suspects deceive and die, so that a quorum is never damaged.
@@ -211,6 +227,7 @@ impl World {
             Fault::Transfer => {
                 let heir = self.faults.between(1, nodes);
                 self.context.counters.transfers += 1;
+                self.deafen_leader_under_lease(heir);
                 for node in &mut self.nodes {
                     node.hand_over(&mut self.context, heir)?;
                 }
@@ -222,6 +239,7 @@ impl World {
                     node.halt(&mut self.context);
                 }
             }
+            Fault::Change => self.ask_whoever_leads()?,
             Fault::SyncFailure | Fault::Full | Fault::Rot | Fault::Lie | Fault::DiskLoss => {
                 self.fail_disk(fault, one);
             }

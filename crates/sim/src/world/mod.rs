@@ -1,10 +1,12 @@
 //! A cluster in one thread: nodes, links, clients and faults, moved by a queue of events in simulated time.
 
+mod changes;
 mod clients;
 mod drills;
 mod endings;
 mod faults;
 mod kv;
+mod lease;
 mod node;
 mod queue;
 mod threads;
@@ -13,6 +15,7 @@ mod wire;
 use conclave_consensus::{Config, NodeId, ReplicaId, SnapshotMeta};
 
 use self::{
+    changes::Membership,
     clients::Clients,
     node::Node,
     queue::{Event, NodeEvent, Op, Queue},
@@ -21,8 +24,8 @@ use self::{
 pub(crate) use self::{clients::PROBE_KEYS, drills::Drill};
 use crate::{
     check::{
-        DurableLog, ElectionSafety, LeaderCompleteness, LogMatching, ReadFreshness, RevisionMonotony,
-        StateMachineSafety, Violation,
+        DurableLog, ElectionSafety, LeaderCompleteness, LogMatching, MembershipRules, ReadFreshness,
+        RevisionMonotony, StateMachineSafety, Violation,
     },
     clock::{SECOND, SimTime},
     history::{Ending, History},
@@ -77,7 +80,11 @@ pub struct Counters {
     pub snapshots: u64,
     /// Entries chosen.
     pub entries: u64,
-    /// Changes of membership chosen.
+    /// Changes of membership that were asked for.
+    pub changes: u64,
+    /// Nodes wiped because their replica was removed.
+    pub retired: u64,
+    /// Configurations chosen.
     pub memberships: u64,
 }
 
@@ -141,6 +148,8 @@ impl Counters {
             snapshots,
             entries,
             memberships,
+            changes,
+            retired,
         } = self;
         [
             answered,
@@ -165,12 +174,14 @@ impl Counters {
             snapshots,
             entries,
             memberships,
+            changes,
+            retired,
         ]
     }
 }
 
 /// How many counters there are.
-const COUNTERS: usize = 22;
+const COUNTERS: usize = 24;
 
 /// The checkers that watch a run while it goes on.
 #[derive(Debug, Default)]
@@ -182,6 +193,7 @@ pub(crate) struct Checks {
     pub(crate) machines: StateMachineSafety,
     pub(crate) freshness: ReadFreshness,
     pub(crate) monotony: RevisionMonotony,
+    pub(crate) membership: MembershipRules,
 }
 
 /// What everyone in a world shares.
@@ -198,6 +210,7 @@ pub(crate) struct Context {
     pub(crate) checks: Checks,
     pub(crate) history: History,
     pub(crate) counters: Counters,
+    pub(crate) membership: Membership,
     /// The faults are over.
     pub(crate) healed: bool,
 }
@@ -254,7 +267,11 @@ impl World {
         let clients = Clients::new(rng.fork());
         let faults = rng.fork();
         let ids: Vec<u64> = (1..=options.nodes).collect();
-        let nodes = ids.iter().map(|id| Node::new(*id, &mut rng)).collect();
+        let nodes = ids.iter().map(|id| Node::new(*id, *id <= options.members, &mut rng)).collect();
+        let founding = initial(&options).config;
+        let mut checks = Checks::default();
+        checks.membership.chosen(conclave_consensus::Slot(0), &founding);
+        let membership = Membership::new(founding);
         let context = Context {
             now: 0,
             options,
@@ -263,13 +280,14 @@ impl World {
             net,
             wire: Wire::default(),
             trace: Trace::new(print),
-            checks: Checks::default(),
+            checks,
             history: History::default(),
             counters: Counters::default(),
+            membership,
             healed: false,
         };
         let mut world = Self { context, nodes, clients, faults, second_events: 0 };
-        for node in &mut world.nodes {
+        for node in world.nodes.iter_mut().filter(|node| node.replica.is_some()) {
             node.boot(&mut world.context)?;
         }
         Ok(world)
@@ -326,6 +344,10 @@ impl World {
                 return self.clients.reply(context, op, ending);
             }
             Event::GiveUp { op } => self.clients.give_up(context, op),
+            Event::Adopt { node, replica } => return self.nodes[node as usize - 1].adopt(context, replica),
+            Event::Retire { node, replica } => self.nodes[node as usize - 1].retire(context, replica),
+            Event::Change { node } => return self.ask(node),
+            Event::Sever { leaving } => self.sever(&leaving),
             Event::Fault(fault) => return self.break_something(fault),
         }
         Ok(())
@@ -350,16 +372,24 @@ impl World {
             node.make_room();
             node.paused_until = 0;
             node.resume(context)?;
-            if !node.is_up() && !node.broken {
+            if !node.is_up() && node.is_sound() {
                 node.boot(context)?;
             }
         }
         Ok(())
     }
 
-    /// The nodes that were not lost for good.
+    /// The members' nodes that were not lost for good.
     pub(crate) fn healthy(&self) -> Vec<u64> {
-        self.nodes.iter().filter(|node| !node.broken).map(|node| node.id).collect()
+        self.members().map(|node| node.id).collect()
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Node> {
+        let config = self.context.membership.config();
+        self.nodes.iter().filter(|node| {
+            node.is_sound()
+                && node.replica.and_then(|replica| config.nodes.get(&replica)) == Some(&NodeId(node.id))
+        })
     }
 
     /// Lets nobody ask anything new.
@@ -374,7 +404,7 @@ impl World {
 
     /// How far the state of each node is that was not lost, and the hash of all it holds; `None` while one is down.
     pub(crate) fn states(&self) -> Option<Vec<node::State>> {
-        self.nodes.iter().filter(|node| !node.broken).map(Node::state).collect()
+        self.members().map(Node::state).collect()
     }
 
     /// Where every node stands, for people.
@@ -409,9 +439,9 @@ fn ending_code(ending: &Ending) -> u64 {
     }
 }
 
-/// The state before anything: replica i on node i, the first of them with a vote.
+/// The state before anything: replica i on node i for each member, the first of them with a vote.
 fn initial(options: &Options) -> SnapshotMeta {
-    let replicas = (1..=options.nodes).map(ReplicaId);
+    let replicas = (1..=options.members).map(ReplicaId);
     let mut config = Config::of_voters(replicas.map(|replica| (replica, NodeId(replica.0))));
     config.learners = config.voters.split_off(&ReplicaId(options.voters + 1));
     SnapshotMeta { config, ..SnapshotMeta::default() }

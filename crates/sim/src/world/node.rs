@@ -1,6 +1,6 @@
 //! One node: what survives a crash, and the life that does not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use conclave_consensus::{
@@ -19,6 +19,7 @@ use conclave_transport::Packet;
 
 use super::{
     Context, initial, kv,
+    lease::LeaseReads,
     queue::{Event, NodeEvent, Op},
     threads::{ApplyJob, CatchUpJob, LogBatch, LogJob},
 };
@@ -63,6 +64,14 @@ pub(crate) struct Node {
     pub(super) hangs: bool,
     /// What its disk holds cannot be trusted, and it refuses to start or has lost everything: out until its replica is replaced.
     pub(super) broken: bool,
+    /// The replica that lives here; a node without one is spare.
+    pub(super) replica: Option<ReplicaId>,
+    /// The last one that did. Ids ascend.
+    pub(super) hosted: ReplicaId,
+    /// Whether its replica is one of those that the group began with.
+    pub(super) founder: bool,
+    /// Lives that ended with what the node knew of them: the epochs of the disk it has come after these.
+    pub(super) former_lives: u64,
 }
 
 /// Why a process does not come up.
@@ -125,10 +134,13 @@ pub(super) struct Life {
     pub(super) barrier_of: BTreeMap<ReadId, Op>,
     /// Confirmed reads that wait for the state to reach their slot.
     pub(super) ready: Vec<(Slot, Op)>,
+    /// Changes of membership that were asked of it and have no outcome.
+    pub(super) changes: BTreeSet<ProposalId>,
 }
 
 impl Node {
-    pub(super) fn new(id: u64, rng: &mut Rng) -> Self {
+    pub(super) fn new(id: u64, founder: bool, rng: &mut Rng) -> Self {
+        let replica = founder.then_some(ReplicaId(id));
         Self {
             id,
             clock: NodeClock::new(0, 0, 0),
@@ -142,12 +154,21 @@ impl Node {
             full: false,
             hangs: false,
             broken: false,
+            replica,
+            hosted: replica.unwrap_or_default(),
+            founder,
+            former_lives: 0,
         }
     }
 
-    /// The replica that lives here.
+    /// The replica that lives here, or nobody.
     pub(super) fn replica(&self) -> ReplicaId {
-        ReplicaId(self.id)
+        self.replica.unwrap_or_default()
+    }
+
+    /// Whether a replica lives here, and its disks hold what it was promised.
+    pub(super) fn is_sound(&self) -> bool {
+        self.replica.is_some() && !self.broken
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -156,7 +177,7 @@ impl Node {
 
     /// Whether it is down since its life of this number ended.
     pub(super) fn is_down(&self, life: u64) -> bool {
-        self.life.is_none() && self.lives == life && !self.broken
+        self.life.is_none() && self.lives == life && self.is_sound()
     }
 
     pub(super) fn is_in_life(&self, number: u64) -> bool {
@@ -200,7 +221,8 @@ impl Node {
             ..WalOptions::default()
         };
         let log = Wal::open(self.disk.mount(), wal)?;
-        let epoch = begin_epoch(&log, CLUSTER, NodeId(self.id))?;
+        let Epoch(epoch) = begin_epoch(&log, CLUSTER, NodeId(self.id))?;
+        let epoch = Epoch(self.former_lives + epoch);
         let reset = log.state(GROUP).reset;
         let generation = reset.as_ref().map_or(0, |meta| meta.generation);
         // Little enough that reads go to the engine all the time.
@@ -209,7 +231,8 @@ impl Node {
         let state = store.checkpoint().map(|checkpoint| SnapshotMeta { generation, ..checkpoint.meta });
         let (machine, reader) = Machine::open(Arc::clone(&store), kv).map_err(other)?;
         let now = self.clock.read(context.now);
-        let initial = initial(options);
+        // A replica that was added is told by its leader.
+        let initial = if self.founder { initial(options) } else { SnapshotMeta::default() };
         let seed = self.rng.bits();
         let boot = boot_group(&log, GROUP, self.replica(), state.clone(), &initial.config, now, seed)?;
         let state = state.unwrap_or(initial);
@@ -220,6 +243,7 @@ impl Node {
             .reboot(NodeId(self.id), first, Some(state.ballot), &boot.entries)
             .map_err(StartError::Check)?;
         checks.durable.booted(self.replica(), first, &boot.entries).map_err(StartError::Check)?;
+        checks.membership.booted(self.id, state.slot, &state.config, &boot.entries);
         let config = RaftConfig {
             timing: options.timing,
             // What a follower writes at once must fit into half a segment.
@@ -232,9 +256,10 @@ impl Node {
             cache_bytes_max: options.node.cache_bytes_max,
             compaction_margin_entries: options.node.trailing,
             compaction_lag_entries_max: options.node.trailing_for_live,
+            lease_drift_ppm: options.lease_drift_ppm,
             ..RaftConfig::default()
         };
-        let core = Raft::new(boot, config).map_err(other)?;
+        let core = LeaseReads(Raft::new(boot, config).map_err(other)?);
         let mut host = Host::new(HostConfig::of(NodeId(self.id), epoch));
         host.add_group(GROUP, Box::new(core), state.generation);
         let policy = CheckpointPolicy {
@@ -268,6 +293,7 @@ impl Node {
             waits: BTreeMap::new(),
             barrier_of: BTreeMap::new(),
             ready: Vec::new(),
+            changes: BTreeSet::new(),
         })
     }
 
@@ -275,6 +301,7 @@ impl Node {
         let Some(life) = &mut self.life else { return Ok(()) };
         context.checks.machines.restored(NodeId(self.id), life.position.slot, life.position.ballot)?;
         context.checks.monotony.booted(self.id, life.reader.revision())?;
+        context.checks.membership.restored(self.id, life.position.slot, &life.position.config)?;
         if let Some(status) = life.host.status(GROUP) {
             life.ballot = status.ballot;
         }
@@ -408,17 +435,24 @@ impl Node {
         let node = NodeId(self.id);
         let Some(life) = &mut self.life else { return Ok(()) };
         match effect {
-            // Nobody here changes who is a member.
-            HostEffect::Send { .. } | HostEffect::Membership { .. } | HostEffect::ChangeRefused { .. } => {}
+            HostEffect::Send { .. } => {}
+            HostEffect::Membership { config, .. } => self.told_of_members(context, &config),
+            HostEffect::ChangeRefused { id, .. } => {
+                life.changes.remove(&id);
+                context.membership.refused(id);
+            }
             HostEffect::Log { ops, mark, then, .. } => {
                 let number = life.number;
+                ops.iter().try_for_each(|op| self.note_members(context, op))?;
                 for op in &ops {
                     context.checks.logs.change(node, op)?;
                     if matches!(op, LogOp::Meta(_) | LogOp::TruncateFrom(_)) {
                         context.lie_in_wait(self.id, number);
                     }
                 }
-                life.logs.push_back(LogJob::Append { ops, mark, then });
+                if let Some(life) = &mut self.life {
+                    life.logs.push_back(LogJob::Append { ops, mark, then });
+                }
             }
             HostEffect::Install { mark, meta, .. } => {
                 context.lie_in_wait(self.id, life.number);
@@ -435,6 +469,12 @@ impl Node {
                 life.catchups.push_back(CatchUpJob::Serve { to, fetch, at_least, piece });
             }
             HostEffect::Failed { id, why } => {
+                if life.changes.remove(&id) {
+                    use conclave_replica::ProposeError::{Stopped, Unknown};
+                    if !matches!(why, Unknown | Stopped) {
+                        context.membership.refused(id);
+                    }
+                }
                 if let Some(op) = life.waits.remove(&id) {
                     use conclave_replica::ProposeError::{Stopped, Unknown};
                     let open = matches!(why, Unknown | Stopped);
@@ -460,9 +500,11 @@ impl Node {
                 if life.leads {
                     context.checks.elections.leads(node, ballot)?;
                     if let Some(status) = life.host.status(GROUP) {
-                        check_leader_votes(node, status.replica, &status.config)?;
+                        let configs = context.checks.membership.from(self.id, life.position.slot);
+                        check_leader_votes(node, status.replica, configs)?;
                     }
                     if !serving {
+                        context.ambush_new_leader(self.id);
                         context.checks.completeness.leads(node, ballot, &context.checks.logs)?;
                     }
                 }
@@ -578,7 +620,7 @@ fn describe(packet: &Packet) -> String {
 }
 
 impl Life {
-    fn next_proposal(&mut self, node: u64) -> ProposalId {
+    pub(super) fn next_proposal(&mut self, node: u64) -> ProposalId {
         self.proposals += 1;
         ProposalId::new(NodeId(node), self.epoch, self.proposals)
     }

@@ -2,6 +2,7 @@
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
+use conclave_consensus::ReplicaId;
 use conclave_transport::Packet;
 
 use super::faults::Fault;
@@ -48,6 +49,14 @@ pub(crate) enum Event {
     Reply { op: Op, ending: Ending },
     /// A client waits no longer.
     GiveUp { op: Op },
+    /// A node is told that a replica is to live there.
+    Adopt { node: u64, replica: ReplicaId },
+    /// The node of a replica that was removed is wiped.
+    Retire { node: u64, replica: ReplicaId },
+    /// A node is asked to change who is a member, if it leads; or whoever leads is.
+    Change { node: Option<u64> },
+    /// Those who leave and those who come are set apart, and the former lose power.
+    Sever { leaving: Vec<u64> },
     /// Something breaks.
     Fault(Fault),
 }

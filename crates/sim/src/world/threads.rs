@@ -84,6 +84,7 @@ impl Node {
                 LogJob::Install { mark, meta } => {
                     let reset = vec![LogOp::Reset(Box::new(meta.clone()))];
                     context.checks.logs.change(NodeId(self.id), &reset[0])?;
+                    context.checks.membership.change(self.id, &reset[0], None, &context.checks.durable)?;
                     context.checks.durable.appended(replica, &reset);
                     batch.push((GROUP, reset));
                     #[cfg(feature = "mutants")]
@@ -169,25 +170,29 @@ impl Node {
         for entry in entries {
             let kept = MirrorEntry::of(entry);
             context.checks.durable.applies(replica, entry.slot, kept)?;
-            if context.checks.machines.apply(node, entry)? {
-                context.checks.durable.chosen(entry.slot, kept, &life.position.config)?;
-                context.checks.completeness.committed(entry.slot, kept, life.ballot);
-                context.counters.memberships += u64::from(entry.kind == Kind::Config);
-            }
-        }
-        let mut replies = Replies::new();
-        life.applier.apply(entries, &|id| life.waits.contains_key(&id), &mut replies);
-        for entry in entries {
-            (life.position.slot, life.position.ballot) = (entry.slot, entry.ballot);
+            // In force from its own slot on.
             if let (Kind::Config, Ok(config)) = (entry.kind, Config::decode(&entry.payload)) {
                 life.position.config = config;
             }
+            (life.position.slot, life.position.ballot) = (entry.slot, entry.ballot);
+            if context.checks.machines.apply(node, entry)? {
+                if entry.kind == Kind::Config {
+                    context.counters.memberships += 1;
+                    context.chosen_config(entry, &life.position.config);
+                }
+                context.checks.durable.chosen(entry.slot, kept, context.membership.config())?;
+                context.checks.completeness.committed(entry.slot, kept, life.ballot);
+            }
         }
+        let mut replies = Replies::new();
+        let waits = |id| life.waits.contains_key(&id) || life.changes.contains(&id);
+        life.applier.apply(entries, &waits, &mut replies);
         let slot = life.applier.applied();
         let revision = life.reader.revision();
         context.trace.note(context.now, self.id, "applied", slot.0, revision as u64);
         context.checks.monotony.at(self.id, revision)?;
         for (id, reply) in replies {
+            life.changes.remove(&id);
             let Some(op) = life.waits.remove(&id) else { continue };
             let Some(operation) = context.history.get(op) else { continue };
             let answer = kv::decode(&operation.action, reply)
@@ -240,6 +245,7 @@ impl Node {
         context.trace.note(context.now, self.id, "installed", meta.slot.0, meta.generation);
         context.checks.machines.restored(NodeId(self.id), meta.slot, meta.ballot)?;
         context.checks.monotony.at(self.id, life.reader.revision())?;
+        context.checks.membership.restored(self.id, meta.slot, &meta.config)?;
         self.serve_reads(context)?;
         self.input(context, HostInput::Installed { group: GROUP, mark })
     }

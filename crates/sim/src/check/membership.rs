@@ -1,0 +1,179 @@
+//! How configurations follow on one another (thesis, chapter 4), and that a state names the one of its slot.
+//!
+//! * Who votes changes through a joint configuration alone, and a joint one is left for its incoming voters (section 4.3).
+//! * A leader appends a configuration only after an entry of its own term is committed (Ongaro's note of 2015 on section 4.1): before, the
+//!   one in force may not be what a leader between has made of it.
+//! * A snapshot and a checkpoint carry the membership as of their last slot.
+
+use std::collections::BTreeMap;
+
+use conclave_consensus::{Ballot, Config, Entry, Kind, LogOp, Slot};
+
+use super::{DurableLog, Violation};
+
+const NAME: &str = "membership";
+
+/// Remembers the configurations of every log, and the chosen ones.
+#[derive(Debug, Default)]
+pub struct MembershipRules {
+    logs: BTreeMap<u64, BTreeMap<Slot, Config>>,
+    chosen: BTreeMap<Slot, Config>,
+}
+
+impl MembershipRules {
+    /// A node booted with a state of `slot`, and these entries above.
+    pub fn booted(&mut self, node: u64, slot: Slot, config: &Config, entries: &[Entry]) {
+        self.logs.insert(node, BTreeMap::from([(slot, config.clone())]));
+        entries.iter().for_each(|entry| self.put(node, entry));
+    }
+
+    fn put(&mut self, node: u64, entry: &Entry) {
+        if let (Kind::Config, Ok(config)) = (entry.kind, Config::decode(&entry.payload)) {
+            self.logs.entry(node).or_default().insert(entry.slot, config);
+        }
+    }
+
+    /// The last configuration of a node's log.
+    #[must_use]
+    pub fn in_force(&self, node: u64) -> Option<&Config> {
+        self.logs.get(&node)?.values().next_back()
+    }
+
+    /// The configurations of a node's log from the one in force at `slot` on.
+    pub fn from(&self, node: u64, slot: Slot) -> impl Iterator<Item = &Config> + Clone {
+        let log = self.logs.get(&node);
+        let first = log.and_then(|log| log.range(..=slot).next_back()).map_or(slot, |(at, _)| *at);
+        log.into_iter().flat_map(move |log| log.range(first..)).map(|(_, config)| config)
+    }
+
+    /// A node's log is changed; by itself if it leads in the ballot.
+    ///
+    /// # Errors
+    /// If a leader appends what may not follow, or too early.
+    pub fn change(
+        &mut self,
+        node: u64,
+        op: &LogOp,
+        leads: Option<Ballot>,
+        disks: &DurableLog,
+    ) -> Result<(), Violation> {
+        match op {
+            LogOp::Put(entry) if entry.kind == Kind::Config => {
+                if leads == Some(entry.ballot) {
+                    self.check_next(node, entry, disks)?;
+                }
+                self.put(node, entry);
+            }
+            LogOp::TruncateFrom(slot) => {
+                self.logs.entry(node).or_default().split_off(slot);
+            }
+            LogOp::Reset(meta) => {
+                let log = self.logs.entry(node).or_default();
+                *log = log.split_off(&meta.slot.next());
+                log.insert(meta.slot, meta.config.clone());
+            }
+            LogOp::Put(_) | LogOp::Meta(_) | LogOp::CutBelow(_) => {}
+        }
+        Ok(())
+    }
+
+    fn check_next(&self, node: u64, entry: &Entry, disks: &DurableLog) -> Result<(), Violation> {
+        let (Some(now), Ok(next)) = (self.in_force(node), Config::decode(&entry.payload)) else {
+            return Ok(());
+        };
+        let broken = |what: &str| {
+            let (slot, term) = (entry.slot, entry.ballot.round);
+            let what =
+                format!("node {node} appends {next:?} at slot {slot} in term {term} after {now:?}: {what}");
+            Err(Violation::new(NAME, what))
+        };
+        let follows = if now.is_joint() {
+            next == now.after_joint()
+        } else {
+            next.voters == now.voters || next.outgoing == now.voters
+        };
+        if !follows {
+            return broken("who votes changes through a joint configuration");
+        }
+        if !disks.has_quorum_in(now, entry.ballot) {
+            return broken("no entry of the term is committed");
+        }
+        Ok(())
+    }
+
+    /// A configuration is chosen.
+    pub fn chosen(&mut self, slot: Slot, config: &Config) {
+        self.chosen.insert(slot, config.clone());
+    }
+
+    /// A node booted, or installed a snapshot, with a state of `slot` that names this membership. One that was added and has not come to the
+    /// first configuration of the log names nobody.
+    ///
+    /// # Errors
+    /// If another was in force there.
+    pub fn restored(&self, node: u64, slot: Slot, config: &Config) -> Result<(), Violation> {
+        match self.chosen.range(..=slot).next_back() {
+            Some((at, chosen)) if slot > Slot(0) && chosen != config && *config != Config::default() => {
+                let what = format!(
+                    "node {node} has a state of slot {slot} with {config:?}; chosen at slot {at}: {chosen:?}"
+                );
+                Err(Violation::new(NAME, what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_consensus::{MembershipChange, NodeId, ProposalId, ReplicaId};
+
+    use super::*;
+
+    fn three() -> Config {
+        Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))))
+    }
+
+    fn entry(slot: u64, term: u64, kind: Kind, config: &Config) -> Entry {
+        let (slot, ballot) = (Slot(slot), Ballot::term(term));
+        Entry { slot, ballot, kind, id: ProposalId::NONE, payload: config.encode() }
+    }
+
+    /// Node 1 leads in term 2 and appends `next`; so many disks hold an entry of the term.
+    fn appends(next: &Config, disks: u64) -> Result<(), Violation> {
+        let mut durable = DurableLog::default();
+        for replica in (1..=disks).map(ReplicaId) {
+            durable.appended(replica, &[LogOp::Put(entry(1, 2, Kind::Noop, &three()))]);
+            durable.synced(replica);
+        }
+        let mut check = MembershipRules::default();
+        check.booted(1, Slot(0), &three(), &[]);
+        let op = LogOp::Put(entry(2, 2, Kind::Config, next));
+        check.change(1, &op, Some(Ballot::term(2)), &durable)
+    }
+
+    #[test]
+    fn fires_on_a_change_before_an_entry_of_the_term_is_committed() {
+        let next = three().changed(&[MembershipChange::AddVoter(NodeId(4))], ReplicaId(0)).unwrap();
+        assert_eq!(appends(&next, 2), Ok(()));
+        assert!(appends(&next, 1).is_err());
+    }
+
+    #[test]
+    fn fires_on_voters_that_change_at_once() {
+        let next = three().changed(&[MembershipChange::AddVoter(NodeId(4))], ReplicaId(0)).unwrap();
+        assert!(appends(&next.after_joint(), 3).is_err());
+        let learner = three().changed(&[MembershipChange::AddLearner(NodeId(4))], ReplicaId(0)).unwrap();
+        assert_eq!(appends(&learner, 3), Ok(()));
+    }
+
+    #[test]
+    fn fires_on_a_state_with_another_membership() {
+        let mut check = MembershipRules::default();
+        let four = Config::of_voters((1..=4).map(|id| (ReplicaId(id), NodeId(id))));
+        check.chosen(Slot(0), &three());
+        check.chosen(Slot(5), &four);
+        assert!(check.restored(1, Slot(4), &three()).is_ok() && check.restored(1, Slot(5), &four).is_ok());
+        assert!(check.restored(1, Slot(4), &four).is_err() && check.restored(1, Slot(9), &three()).is_err());
+    }
+}
