@@ -82,8 +82,6 @@ mutants! {
     ReplicaIdReused = "replica-id-reused",
 
     // Consensus: reads.
-    /// A lease lasts as long as was promised, as if no clock drifted.
-    LeaseIgnoresDrift = "lease-ignores-drift",
     /// A leader that told its heir to stand keeps its lease.
     LeaseKeptInTransfer = "lease-kept-in-transfer",
     /// A leader confirms reads before it committed an entry of its term.

@@ -233,6 +233,7 @@ impl Options {
             let drift = if rng.bits() & 1 == 0 { 100_000 } else { self.faults.drift_ppm };
             self.faults.drift_ppm = drift;
             self.faults.jump_every = 0;
+            self.faults.partition_every = 2 * SECOND;
             self.lease_drift_ppm = u32::try_from(drift).ok();
         }
     }

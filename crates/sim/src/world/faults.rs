@@ -207,7 +207,15 @@ impl World {
             Fault::Partition => {
                 let until = now + self.faults.between(50 * MS, faults.partition_max.max(50 * MS));
                 let how = self.context.net.draw_cut();
-                self.context.net.cut(how, nodes, until);
+                match (self.context.options.lease_drift_ppm, self.leader()) {
+                    (Some(_), Some(leader)) if self.faults.bits() & 1 == 0 => {
+                        // Its lease is all that it has.
+                        let others = (1..=nodes).filter(|node| *node != leader);
+                        let links = others.flat_map(|node| [(node, leader), (leader, node)]).collect();
+                        self.context.net.cut_links(links, until.max(now + self.elections(3)));
+                    }
+                    _ => self.context.net.cut(how, nodes, until),
+                }
             }
             Fault::Pause => {
                 let until = now + self.faults.between(20 * MS, faults.pause_max.max(20 * MS));

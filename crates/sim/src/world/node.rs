@@ -192,7 +192,17 @@ impl Node {
     pub(super) fn boot(&mut self, context: &mut Context) -> Result<(), Violation> {
         self.lives += 1;
         let drift = context.options.faults.drift_ppm;
-        let drift = self.rng.below(2 * drift + 1) as i64 - drift as i64;
+        let drift = match (context.options.lease_drift_ppm, self.rng.below(2 * drift + 1)) {
+            // A lease is most in danger between clocks that use up the whole bound.
+            (Some(_), draw) => {
+                if draw & 1 == 0 {
+                    drift as i64
+                } else {
+                    -(drift as i64)
+                }
+            }
+            (None, draw) => draw as i64 - drift as i64,
+        };
         self.clock = NodeClock::new(context.now, self.rng.below(1000 * SECOND), drift);
         context.trace.note(context.now, self.id, "boot", self.lives, 0);
         match self.start(context) {
