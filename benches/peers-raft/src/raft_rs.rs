@@ -44,13 +44,7 @@ fn node(id: u64) -> Result<Node> {
     let storage = MemStorage::new_with_conf_state((vec![1, 2, 3], vec![]));
     let logger = slog::Logger::root(slog::Discard, slog::o!());
     let raw = RawNode::new(&config, storage, &logger)?;
-    Ok(Node {
-        raw,
-        applied: Applied::default(),
-        compacted: 0,
-        inbox: VecDeque::new(),
-        bytes: Vec::new(),
-    })
+    Ok(Node { raw, applied: Applied::default(), compacted: 0, inbox: VecDeque::new(), bytes: Vec::new() })
 }
 
 impl Node {
