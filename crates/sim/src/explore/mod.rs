@@ -6,8 +6,8 @@
 //!
 //! # Vocabulary
 //! * A *replica's state* is its core, its disk and the writes on their way to it. Equal ones are kept once, and what an
-//!   [action](replica::Action) does to one is computed once.
-//! * A *state* is one such number for each replica, the set of messages in flight, what is [known](facts) of the past, and what was spent of
+//!   action does to one is computed once.
+//! * A *state* is one such number for each replica, the set of messages in flight, what is known of the past, and what was spent of
 //!   the bounds.
 //!
 //! # What is checked
