@@ -23,38 +23,38 @@
 //! Each with what breaks without it; in brackets, where the tests in `tests/suite` show it.
 //! 1. **One vote a term**, durable before it is told, and only for a log that holds at least as much (paper 5.4.1). A candidate counts
 //!    its own vote when that is durable, and asks for others only then. *Else* two lead in one term, or a leader lacks what was chosen
-//!    [`paper`, `wounds`].
+//!    (`paper`, `wounds`).
 //! 2. **Pre-vote** (thesis 9.6): before it raises its term a replica asks whether it would be elected. Asking and granting change
-//!    nothing: neither a term nor when a leader was last heard. *Else* whoever was away deposes the leader when it comes back [`wounds`].
+//!    nothing: neither a term nor when a leader was last heard. *Else* whoever was away deposes the leader when it comes back (`wounds`).
 //! 3. **Check-quorum** (thesis 6.2): a leader that has not heard a quorum for an election timeout steps down; a replica that heard a
 //!    leader within one ignores candidates, unless that leader itself sent them (thesis 3.10). A booted replica ignores them as
 //!    long, for it may have answered a leader just before. Neither can be turned off: each needs the other. *Else* leadership goes round, or
-//!    stays where nothing can be chosen [`partitions`].
+//!    stays where nothing can be chosen (`partitions`).
 //! 4. **A leader with a hanging disk steps down**: a write that is not durable within an election timeout counts as silence. *Else* a group
-//!    waits for as long as the disk does [`wounds`].
+//!    waits for as long as the disk does (`wounds`).
 //! 5. **Followers make their log the leader's** (paper 5.3): an entry is accepted where the one before it matches; a conflicting suffix
 //!    is truncated, never below what is committed. Acknowledgements travel in the `then` of the `Persist` they rest on. *Else* logs
-//!    differ, or a crash takes back what was acknowledged [`paper`, `replication`, `wounds`].
+//!    differ, or a crash takes back what was acknowledged (`paper`, `replication`, `wounds`).
 //! 6. **A leader commits by counting only entries of its own term** (paper 5.4.2), itself included only once it persisted them. So its
 //!    first entry is a no-op (thesis 6.4), and only when that is committed is it *serving*. *Else* what was chosen is replaced: the paper's
-//!    Figure 8 [`paper`].
+//!    Figure 8 (`paper`).
 //! 7. **A read** (thesis 6.4) may be served at the leader's commit slot of a moment after the read arrived, once a quorum answered a
 //!    round begun after that moment; under a *lease* (thesis 6.4.1) at once, where a bound on the drift of clocks is stated.
-//!    Never before the leader serves. *Else* reads are stale [`wounds`, `lease`].
+//!    Never before the leader serves. *Else* reads are stale (`wounds`, `lease`).
 //! 8. **A configuration is in force when it is appended** (thesis 4.1) and ceases to be when truncated. Who votes changes through a joint
 //!    configuration (thesis 4.3), one change at a time, begun by a leader that serves and left by whoever serves next. Requests are
 //!    taken from replicas that the own configuration does not name, answers are not (thesis 4.1). Learners count in no quorum. *Else* two
-//!    majorities decide that do not meet, or none can be found [`membership`].
+//!    majorities decide that do not meet, or none can be found (`membership`).
 //! 9. **A replica that its configuration does not name** leads on without its own vote, and stands, until that is known to be committed
-//!    (thesis 4.2.2). *Else* a group is left whose only complete log may not lead [`membership`].
+//!    (thesis 4.2.2). *Else* a group is left whose only complete log may not lead (`membership`).
 //! 10. **A replica's id is allotted once**, also where the entry that allots it is truncated. *Else* votes for one replica count for another of
-//!     its name [`membership`].
+//!     its name (`membership`).
 //! 11. **A snapshot is refused** at or below what is delivered; it brings its own membership; the log's suffix stays where it fits. *Else* a
-//!     delayed one unlearns what was acknowledged [`snapshots`].
+//!     delayed one unlearns what was acknowledged (`snapshots`).
 //! 12. **Each proposal has one outcome**: it comes back in `Commit`, or `Lost` says `Dropped` (it can never be chosen) or `Unknown`. *Else* a
-//!     client's retry is applied twice [`wounds`].
+//!     client's retry is applied twice (`wounds`).
 //! 13. **Who sleeps relies on nodes** (opt-in): what the host says of a node stands for its replica's beats, for no longer than it says so, and
-//!     for no vote, acknowledgement or lease. *Else* a group sleeps through the end of its leader [`quiescence`].
+//!     for no vote, acknowledgement or lease. *Else* a group sleeps through the end of its leader (`quiescence`).
 //!
 //! # Driving it
 //! One replica is the whole group here, its disk a vector and its state machine a line on the screen:
