@@ -4,7 +4,7 @@
 //! word = magic:[u8; 8] crc:u32 length:u32 message:[u8; length]
 //! ```
 //! The dialer sends a word with a `Hello`, the other answers with one with an `Answer`, which either welcomes or says why not.
-//! A dialer may also *enquire*: it names no cluster and no receiver, is told who is here and in a second word whatever this node says about its
+//! A dialer may also *enquire*: it names no receiver, and no cluster if it is yet to join one, is told who is here and in a second word whatever this node says about its
 //! cluster, and hangs up. So a node that is to join finds its cluster by an address.
 //!
 //! This layout is the same for all versions for ever; the messages are protobuf and gain fields. Both sides check both the cluster and the
@@ -190,15 +190,16 @@ struct AboutWord {
     about: bytes::Bytes,
 }
 
-/// Asks who is at the other end of a dialed stream. `own` says who asks: node zero if it does not know yet.
+/// Asks who is at the other end of a dialed stream. Node and cluster of the one who asks are zero if it does not know them yet.
 pub(crate) async fn enquire(
     stream: &mut dyn Stream,
-    own: NodeId,
+    (own, cluster): (NodeId, ClusterId),
     incarnation: u64,
 ) -> Result<About, HandshakeError> {
     let hello = Hello {
         version_min: VERSION_MIN,
         version_max: VERSION_MAX,
+        cluster: cluster.0,
         from: own.0,
         incarnation,
         enquires: true,
@@ -208,6 +209,7 @@ pub(crate) async fn enquire(
     let answer: Answer = read_word(stream, WORD_BYTES_MAX).await?;
     match answer.code {
         0 => {}
+        2 => return Err(Refusal::Cluster { ours: cluster, theirs: ClusterId(answer.cluster) }.into()),
         5 => return Err(Refusal::Removed(own).into()),
         6 => return Err(Refusal::Replaced(own).into()),
         code => return Err(Refusal::Other(code).into()),
@@ -275,7 +277,8 @@ pub(crate) async fn receive(
     let lane = Lane::ALL.into_iter().find(|lane| *lane as u32 == hello.lane);
     let mut verdict = match () {
         // One that enquires may not know yet of which cluster it will be.
-        () if hello.enquires => Ok(()),
+        () if hello.enquires && hello.cluster == 0 => Ok(()),
+        () if hello.enquires => check(own, hello.cluster, (hello.version_min, hello.version_max)),
         () => check(own, hello.cluster, (hello.version_min, hello.version_max)).and_then(|()| {
             if hello.to != own.node.0 {
                 Err(Refusal::Target { wanted: NodeId(hello.to), here: own.node })
@@ -439,8 +442,10 @@ mod tests {
     #[tokio::test]
     async fn who_enquires_is_told_whatever_cluster_it_thinks_it_is_of() {
         let (mut left, mut right) = tokio::io::duplex(8192);
-        let (asked, answered) =
-            tokio::join!(enquire(&mut left, NodeId(0), 0), receive(&mut right, &OWN, |_| false, &Strict));
+        let (asked, answered) = tokio::join!(
+            enquire(&mut left, (NodeId(0), ClusterId(0)), 0),
+            receive(&mut right, &OWN, |_| false, &Strict)
+        );
         let about = asked.unwrap();
         assert_eq!((about.node, about.cluster, about.about.len()), (NodeId(2), ClusterId(7), 4096));
         assert!(matches!(answered, Ok(Arrival::Enquiry)));
@@ -449,8 +454,10 @@ mod tests {
         {
             let (mut left, mut right) = tokio::io::duplex(8192);
             let removed = |node| node == NodeId(99);
-            let (asked, _) =
-                tokio::join!(enquire(&mut left, node, 13), receive(&mut right, &OWN, removed, &Strict));
+            let (asked, _) = tokio::join!(
+                enquire(&mut left, (node, OWN.cluster), 13),
+                receive(&mut right, &OWN, removed, &Strict)
+            );
             assert!(matches!(asked, Err(HandshakeError::Refused(told)) if told == refusal), "{refusal}");
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use conclave_consensus::NodeId;
-use conclave_transport::{About, HandshakeError, Plain, Refusal, enquire};
+use conclave_transport::{About, ClusterId, HandshakeError, Plain, Refusal, enquire};
 use prost::Message as _;
 use thiserror::Error;
 use tokio::time::{Duration, Instant, sleep};
@@ -69,7 +69,7 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
         // Of several answers the newest counts: one that lags may still know who had this address before.
         let mut newest: Option<(ClusterAbout, About)> = None;
         for url in &others {
-            match enquire(&Plain, &url.authority(), NodeId(0), 0, PATIENCE).await {
+            match enquire(&Plain, &url.authority(), (NodeId(0), ClusterId(0)), 0, PATIENCE).await {
                 Ok(about) => {
                     let cluster = ClusterAbout::decode(about.about.clone()).unwrap_or_default();
                     if newest.as_ref().is_none_or(|(known, _)| known.next_replica < cluster.next_replica) {
@@ -134,21 +134,30 @@ fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Boots
 pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Refusal> {
     let count = bootstrap.members.len();
     let quorum = count / 2 + 1;
-    let (own, incarnation) = (NodeId(bootstrap.identity.member_id), bootstrap.incarnation);
-    let others = || bootstrap.members.iter().filter(|peer| peer.id != own.0);
+    let Identity { cluster_id, member_id } = bootstrap.identity;
+    let (own, incarnation) = ((NodeId(member_id), ClusterId(cluster_id)), bootstrap.incarnation);
+    let others = || bootstrap.members.iter().filter(|peer| peer.id != member_id);
     let mut say_at = Instant::now() + SAY_EVERY;
+    let mut told = false;
     loop {
         let (mut strangers, mut blank) = (0, 1);
         let mut silent = Vec::new();
         for peer in others() {
             let Some(url) = peer.peer_urls.first() else { continue };
             match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
-                Ok(about) if (about.node.0, about.cluster.0) == (peer.id, bootstrap.identity.cluster_id) => {
+                Ok(about) if about.node.0 == peer.id => {
                     strangers += 1;
                     blank += usize::from(ClusterAbout::decode(about.about).is_ok_and(|about| about.blank));
                 }
                 Err(HandshakeError::Refused(refusal @ (Refusal::Replaced(_) | Refusal::Removed(_)))) => {
                     return Err(refusal);
+                }
+                Err(HandshakeError::Refused(refusal)) => {
+                    if !told {
+                        told = true;
+                        tracing::warn!(url = %url, "a founding member is not there: {refusal}");
+                    }
+                    silent.push(peer.name.as_str());
                 }
                 // Nobody is there, or somebody else.
                 Ok(_) | Err(_) => silent.push(peer.name.as_str()),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use conclave_consensus::{MembershipChange, NodeId};
-use conclave_transport::{HandshakeError, Plain, Refusal, enquire};
+use conclave_transport::{ClusterId, HandshakeError, Plain, Refusal, enquire};
 use prost::Message as _;
 use tokio::time::{Duration, sleep};
 
@@ -96,16 +96,17 @@ impl Members {
     /// the others its replica was removed.
     async fn ask_whether_dismissed(&self) -> Option<Refusal> {
         let (own, incarnation) = (NodeId(self.identity().member_id), self.bootstrap.incarnation);
+        let cluster_id = ClusterId(self.identity().cluster_id);
         let mut others = self.addresses();
         others.remove(&own.0);
         let mut without_us = 0;
         for (id, urls) in &others {
             let Some(url) = urls.first().and_then(|url| Url::parse(url).ok()) else { continue };
-            match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
+            match enquire(&Plain, &url.authority(), (own, cluster_id), incarnation, PATIENCE).await {
                 Err(HandshakeError::Refused(refusal @ (Refusal::Removed(_) | Refusal::Replaced(_)))) => {
                     return Some(refusal);
                 }
-                Ok(about) if (about.node.0, about.cluster.0) == (*id, self.identity().cluster_id) => {
+                Ok(about) if about.node.0 == *id => {
                     let cluster = ClusterAbout::decode(about.about).unwrap_or_default();
                     let listed = cluster.members.iter().any(|member| member.id == own.0);
                     // One that lags may not have heard of this member yet.

@@ -111,15 +111,15 @@ impl TcpOptions {
     }
 }
 
-/// Asks who is at `host:port`, and what it says about its cluster. `own` is the node that asks, zero if it does not know yet, with its data
-/// directory: so it learns whether it was removed, or is known by another directory.
+/// Asks who is at `host:port`, and what it says about its cluster. `own` is the node that asks and its cluster, zero where it does not know yet, with
+/// its data directory: so it learns whether it was removed, or is known by another directory.
 ///
 /// # Errors
 /// If nobody answers as a Conclave peer within `patience`, or the answer is a refusal.
 pub async fn enquire(
     connector: &dyn Connector,
     address: &str,
-    own: NodeId,
+    own: (NodeId, ClusterId),
     incarnation: u64,
     patience: Duration,
 ) -> Result<About, HandshakeError> {
