@@ -9,7 +9,8 @@
 //! ```text
 //!            newest generation of each key         older generations
 //! memory     map, ordered by key                   head: all since the last checkpoint, chained from newer to older
-//! engine     index: a key's numbers, no value      every generation of the last checkpoint, with its value
+//! engine     index: a key's numbers, and its       every generation of the last checkpoint, with its value
+//!            value if that is small
 //! ```
 //! A generation enters map and head when it is applied, and the engine with the next checkpoint; then the head lets go of it, and the
 //! map keeps its numbers, and as many values as fit [`Options::value_cache_bytes`]. So memory grows with the number of keys that exist, not with their history.
