@@ -73,7 +73,7 @@ impl Machine {
     /// The engine's, and a checkpoint of a layout that this version does not know.
     pub fn open(store: Arc<dyn StateStore>, options: Options) -> Result<(Self, Reader), OpenError> {
         let view = store.view();
-        let (state, _) = State::load(&*view, options.value_cache_bytes, 0)?;
+        let state = State::load(&*view, options.value_cache_bytes, 0)?;
         let outcomes = Outcomes::load(&*view)?;
         drop(view);
         let applied = store.checkpoint().map_or(Slot(0), |checkpoint| checkpoint.meta.slot);
@@ -314,7 +314,7 @@ impl StateMachine for Machine {
         let Shared { state, store, .. } = &*self.shared;
         let incarnation = state.read().incarnation + 1;
         let built = store.built(meta.generation)?;
-        let (mut loaded, _) = State::load(&*built, self.options.value_cache_bytes, incarnation)?;
+        let mut loaded = State::load(&*built, self.options.value_cache_bytes, incarnation)?;
         let outcomes = Outcomes::load(&*built)?;
         // While the view lives the old generation's files do: deleting them would keep readers waiting.
         let last = store.view();

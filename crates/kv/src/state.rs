@@ -100,7 +100,7 @@ impl State {
         view: &dyn StateView,
         value_cache_bytes: usize,
         incarnation: u64,
-    ) -> Result<(Self, CheckpointRecord), StateError> {
+    ) -> Result<Self, StateError> {
         let record = match view.checkpoint() {
             Some(checkpoint) => read_record(&checkpoint.record)?,
             None => CheckpointRecord {
@@ -140,10 +140,9 @@ impl State {
         } else {
             record
         };
-        let mut record = record;
-        let state = Self {
+        Ok(Self {
             live_keys: keys.len() as u64,
-            registry: Registry::load(std::mem::take(&mut record.nodes))?,
+            registry: Registry::load(record.nodes)?,
             keys,
             head: Head::default(),
             cached_bytes: 0,
@@ -156,8 +155,7 @@ impl State {
             last_deletion: record.last_deletion_revision,
             incarnation,
             joint: Vec::new(),
-        };
-        Ok((state, record))
+        })
     }
 
     /// Writes a key. Returns nothing: what was before is for [`see`](Self::see) to say, first.

@@ -350,20 +350,22 @@ impl IdentityFile {
     }
 }
 
-/// Writes aside, syncs, renames, syncs the directory: after a crash the file is whole or absent.
+/// After a crash the file is whole or absent.
 fn write_identity(path: &Path, bootstrap: &Bootstrap, config: &Config) -> Result<(), DataDirError> {
     let contents = IdentityFile::of(bootstrap, config);
-    let file = path.join(IDENTITY_NEW);
-    let write = || {
-        let mut text = serde_json::to_vec_pretty(&contents)?;
-        text.push(b'\n');
-        let mut out = File::create(&file)?;
-        out.write_all(&text)?;
-        out.sync_all()?;
-        fs::rename(&file, path.join(IDENTITY))
-    };
-    write().map_err(failed("write the identity file", &file))?;
+    let aside = path.join(IDENTITY_NEW);
+    replace(&aside, &path.join(IDENTITY), &contents).map_err(failed("write the identity file", &aside))?;
     sync_directory(path)
+}
+
+/// Writes JSON aside, syncs it and gives it its name, so that the file is whole or as it was. The name lasts once the directory is synced.
+pub(crate) fn replace(aside: &Path, file: &Path, contents: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(contents)?;
+    text.push(b'\n');
+    let mut out = File::create(aside)?;
+    out.write_all(&text)?;
+    out.sync_all()?;
+    fs::rename(aside, file)
 }
 
 fn sync_directory(path: &Path) -> Result<(), DataDirError> {

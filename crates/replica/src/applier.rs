@@ -58,15 +58,22 @@ impl Applier {
         &self.at.config
     }
 
-    /// Applies entries and collects what waiting clients are told: of a change of membership, that it is made.
+    /// Applies entries and collects what waiting clients are told: of a change of membership, that it is made. Says whether there was one.
     ///
     /// # Panics
     /// If the entries do not continue where the last call ended: applying them would corrupt the state, and the process must stop.
-    pub fn apply(&mut self, entries: &[Entry], waits: &dyn Fn(ProposalId) -> bool, replies: &mut Replies) {
-        let Some(last) = entries.last() else { return };
+    pub fn apply(
+        &mut self,
+        entries: &[Entry],
+        waits: &dyn Fn(ProposalId) -> bool,
+        replies: &mut Replies,
+    ) -> bool {
+        let Some(last) = entries.last() else { return false };
+        let mut changed = false;
         for (entry, expected) in entries.iter().zip(self.at.slot.0 + 1..) {
             assert_eq!(entry.slot.0, expected, "entries are applied in order, each once");
             if entry.kind == Kind::Config {
+                changed = true;
                 // The core refused malformed ones before they could be chosen.
                 self.at.config =
                     Config::decode(&entry.payload).expect("a chosen configuration is well-formed");
@@ -77,6 +84,7 @@ impl Applier {
         }
         self.machine.apply(entries, waits, replies);
         (self.at.slot, self.at.ballot) = (last.slot, last.ballot);
+        changed
     }
 
     /// A checkpoint to be run elsewhere, if one is due.

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     sync::{OnceLock, Weak},
 };
@@ -18,6 +18,7 @@ use conclave_transport::Doorkeeper;
 use parking_lot::Mutex;
 
 use super::Members;
+use crate::datadir::replace;
 
 const FILE: &str = "PEERS";
 const FILE_NEW: &str = "PEERS.new";
@@ -57,15 +58,11 @@ fn read(text: &[u8]) -> io::Result<BTreeMap<u64, u64>> {
     noted.iter().map(|(node, directory)| Ok((number(node)?, number(directory)?))).collect()
 }
 
-/// Writes aside, syncs, renames, syncs the directory.
+/// Durable on return.
 fn write(directory: &Path, known: &BTreeMap<u64, u64>) -> io::Result<()> {
     let noted: BTreeMap<String, String> =
         known.iter().map(|(node, number)| (format!("{node:x}"), format!("{number:x}"))).collect();
-    let aside = directory.join(FILE_NEW);
-    let mut file = File::create(&aside)?;
-    file.write_all(&serde_json::to_vec_pretty(&noted)?)?;
-    file.sync_all()?;
-    fs::rename(&aside, directory.join(FILE))?;
+    replace(&directory.join(FILE_NEW), &directory.join(FILE), &noted)?;
     File::open(directory)?.sync_all()
 }
 

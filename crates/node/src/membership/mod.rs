@@ -71,6 +71,8 @@ pub(crate) struct Members {
     changing: tokio::sync::Mutex<()>,
     /// Counts the changes of the registry.
     registry: Arc<watch::Sender<u64>>,
+    /// See [`is_learner`](Self::is_learner).
+    learns: AtomicBool,
     /// This member holds nothing and waits for its group to begin.
     blank: AtomicBool,
     /// Set when the others say that this member is none of them.
@@ -116,6 +118,7 @@ impl Members {
             strict: config.strict_reconfig_check,
             changing: tokio::sync::Mutex::default(),
             registry: Arc::new(watch::Sender::new(0)),
+            learns: AtomicBool::new(!bootstrap.founding),
             blank: AtomicBool::new(false),
             dismissed: watch::Sender::new(None),
             running: OnceLock::new(),
@@ -146,7 +149,7 @@ impl Members {
         let _ = self.running.set(running);
         vec![
             tokio::spawn(Arc::clone(self).keep_asking()),
-            tokio::spawn(Arc::clone(self).follow_addresses()),
+            tokio::spawn(Arc::clone(self).follow_changes()),
             tokio::spawn(Arc::clone(self).keep_house()),
         ]
     }
@@ -216,8 +219,13 @@ impl Members {
         addresses.into_iter().filter(|(id, _)| present(id)).map(member).collect()
     }
 
-    /// Whether this member only learns, and is to do no more; also while nobody has told it yet what it is.
+    /// Whether this member only learns, and is to do no more; also while nobody has told it yet what it is. Asked with every request, so it is
+    /// kept.
     pub(crate) fn is_learner(&self) -> bool {
+        self.learns.load(Ordering::Relaxed)
+    }
+
+    fn find_whether_learner(&self) -> bool {
         let configuration = self.configuration();
         if !self.bootstrap.founding && configuration.nodes.is_empty() {
             return true;
@@ -260,13 +268,15 @@ impl Members {
         }
     }
 
-    /// Has the transport talk to whoever belongs to the cluster, and no more to whoever has left.
-    async fn follow_addresses(self: Arc<Self>) {
+    /// Follows configuration and registry: has the transport talk to whoever belongs to the cluster, and no more to whoever has left, and keeps
+    /// whether this member learns.
+    async fn follow_changes(self: Arc<Self>) {
         let Some(running) = self.running.get() else { return };
         let Some(mut configuration) = running.handle.membership(DATA) else { return };
         let mut changes = self.registry.subscribe();
         let mut known = self.bootstrap_addresses();
         loop {
+            self.learns.store(self.find_whether_learner(), Ordering::Relaxed);
             let wanted = self.addresses();
             for (id, urls) in &wanted {
                 if known.get(id) != Some(urls)
@@ -292,9 +302,10 @@ impl Members {
 
 impl Answerer for Members {
     fn answer(&self, _: NodeId, question: Bytes, respond: Responder) {
-        match Question::decode(question).ok().and_then(|question| question.change) {
-            None => respond.send(self.introductions.own()),
-            Some(change) => {
+        match Question::decode(question).map(|question| question.change) {
+            Err(_) => respond.send(Bytes::new()),
+            Ok(None) => respond.send(self.introductions.own()),
+            Ok(Some(change)) => {
                 let (Some(running), Some(this)) = (self.running.get(), self.this.upgrade()) else { return };
                 running.runtime.spawn(changes::answer(this, change, respond));
             }

@@ -107,9 +107,9 @@ fn proceed(shared: &Arc<Shared>, group: GroupId, of: &mut Group, replies: &mut R
             }
             ApplyJob::Entries { entries, .. } => {
                 let applier = &mut of.applier;
-                applier.apply(&entries, &|id| shared.waiters.is_ours(id), replies);
+                let changed = applier.apply(&entries, &|id| shared.waiters.is_ours(id), replies);
                 // Before the answers: a client that has its answer reads it here at once.
-                let removed = publish_membership(shared, group, applier);
+                let removed = changed && publish_membership(shared, group, applier);
                 let slot = applier.applied();
                 if let Some(gate) = shared.gates.get(&group) {
                     gate.applied(slot);
