@@ -35,9 +35,9 @@ use crate::{
 };
 
 /// How many bytes of values stay in memory, those included that are not durable in the engine yet.
-const VALUE_CACHE_BYTES: usize = 10 << 20;
+const VALUE_CACHE_BYTES: usize = 8 << 20;
 /// How many bytes may wait for a checkpoint before one begins.
-const PENDING_BYTES: usize = 8 << 20;
+const PENDING_BYTES: usize = 6 << 20;
 /// How many bytes of the engine's blocks stay in memory: enough for the indices and filters of half a gigabyte.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
 

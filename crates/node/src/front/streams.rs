@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::task::AtomicWaker;
@@ -22,6 +23,10 @@ use parking_lot::Mutex;
 /// How often a connection is polled before the task lets others run. It also ends the spin of a connection that has
 /// used up the runtime's budget: that wakes at once, and makes no progress before the task has yielded.
 const POLLS_MAX: usize = 8;
+
+/// How long streams run before what they answered is written: long enough for many short answers to leave together, too short for large ones
+/// to gather while the client waits.
+const GATHERING: Duration = Duration::from_micros(250);
 
 type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -92,7 +97,14 @@ impl Running {
                     }
                 }
                 self.running.extend(self.started.started.lock().drain(..));
-                while let Poll::Ready(Some(())) = self.running.poll_next_unpin(cx) {}
+                let began = Instant::now();
+                while let Poll::Ready(Some(())) = self.running.poll_next_unpin(cx) {
+                    if began.elapsed() >= GATHERING {
+                        // The connection's turn; whoever is ready is asked again after it.
+                        self.signal.woken.store(true, SeqCst);
+                        break;
+                    }
+                }
                 if !self.signal.woken.load(SeqCst) {
                     break;
                 }
@@ -105,5 +117,42 @@ impl Running {
             Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::rt::Executor as _;
+
+    use super::*;
+
+    /// Drives streams that each take so long, and says how often the connection had its turn.
+    async fn turns_of_the_connection(streams: u32, each_takes: Duration) -> u32 {
+        let started = Streams::default();
+        let done = Arc::new(Mutex::new(0));
+        for _ in 0..streams {
+            let done = Arc::clone(&done);
+            started.execute(async move {
+                std::thread::sleep(each_takes);
+                *done.lock() += 1;
+            });
+        }
+        let mut turns = 0;
+        let connection = poll_fn(|_| {
+            turns += 1;
+            if *done.lock() == streams { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let mut connection = Box::pin(connection);
+        let mut running = started.running();
+        // All that ends a connection here is that its streams did, of which only its own waker tells it.
+        let _ = tokio::time::timeout(Duration::from_secs(5), running.drive(connection.as_mut())).await;
+        drop(connection);
+        turns
+    }
+
+    #[tokio::test]
+    async fn large_answers_do_not_wait_for_each_other() {
+        let turns = turns_of_the_connection(6, 2 * GATHERING).await;
+        assert!(turns > 6, "the connection had {turns} turns for six streams");
     }
 }
