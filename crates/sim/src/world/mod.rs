@@ -278,7 +278,7 @@ impl World {
             queue: Queue::default(),
             rng: rng.fork(),
             net,
-            wire: Wire::default(),
+            wire: Wire::new(rng.fork()),
             trace: Trace::new(print),
             checks,
             history: History::default(),

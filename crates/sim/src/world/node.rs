@@ -191,6 +191,7 @@ impl Node {
     /// Power is back: the process starts from what the disks hold.
     pub(super) fn boot(&mut self, context: &mut Context) -> Result<(), Violation> {
         self.lives += 1;
+        context.wire.boots(self.id);
         let drift = context.options.faults.drift_ppm;
         let drift = match (context.options.lease_drift_ppm, self.rng.below(2 * drift + 1)) {
             // A lease is most in danger between clocks that use up the whole bound.
@@ -534,7 +535,8 @@ impl Node {
         to: NodeId,
         packets: Vec<Packet>,
     ) -> Result<(), Violation> {
-        let packets = if context.net.is_wire() { context.wire.pass(packets)? } else { packets };
+        let packets =
+            if context.net.is_wire() { context.wire.pass(self.id, to.0, packets)? } else { packets };
         let alone = context.options.network.reordering_ppm > 0 && !context.healed;
         let mut lanes: Vec<Vec<Packet>> = Vec::new();
         for packet in packets {
