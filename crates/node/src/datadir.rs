@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::config::url::Url;
+use crate::engine::Engine;
 use crate::identity::{self, Bootstrap, Identity, IdentityError, Peer};
 
 /// The layout of the directory that this version writes and reads.
@@ -105,6 +106,19 @@ pub enum DataDirError {
         /// The configured cluster.
         expected: u64,
     },
+    /// The directory's data is another engine's.
+    #[error(
+        "the data directory {} holds the data of a cluster that runs on {found}; it cannot be run with --engine {configured}",
+        .path.display()
+    )]
+    OtherEngine {
+        /// The directory.
+        path: PathBuf,
+        /// The engine that wrote it.
+        found: Engine,
+        /// The one that was asked for.
+        configured: Engine,
+    },
     /// The directory belongs to another member of the cluster.
     #[error(
         "the data directory {} belongs to member {found:x} ({name:?}) of this cluster, not to member {expected:x}",
@@ -128,6 +142,8 @@ struct IdentityFile {
     format: u32,
     #[serde(default)]
     cluster_id: String,
+    #[serde(default = "first_engine")]
+    engine: String,
     #[serde(default)]
     member_id: String,
     #[serde(default)]
@@ -142,6 +158,11 @@ struct IdentityFile {
     incarnation: String,
     #[serde(default)]
     members: Vec<MemberFile>,
+}
+
+/// What a directory holds that names none: there was one engine once.
+fn first_engine() -> String {
+    Engine::Raft.name().to_owned()
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -296,6 +317,7 @@ impl IdentityFile {
         Self {
             format: FORMAT,
             cluster_id: format!("{:x}", bootstrap.identity.cluster_id),
+            engine: config.engine.name().to_owned(),
             member_id: format!("{:x}", bootstrap.identity.member_id),
             name: config.name.clone(),
             token: config.initial_cluster_token.clone(),
@@ -329,6 +351,14 @@ impl IdentityFile {
     }
 
     fn compare(&self, path: &Path, found: &Bootstrap, config: &Config) -> Result<(), DataDirError> {
+        let engine = Engine::named(&self.engine).ok_or_else(|| DataDirError::Damaged {
+            path: path.join(IDENTITY),
+            reason: format!("{:?} is no engine", self.engine),
+        })?;
+        if engine != config.engine {
+            let (path, configured) = (path.to_owned(), config.engine);
+            return Err(DataDirError::OtherEngine { path, found: engine, configured });
+        }
         if self.token == config.initial_cluster_token && self.name == config.name {
             return Ok(());
         }
@@ -457,6 +487,7 @@ mod tests {
             refusal(&path("foreign"), &me),
             refusal(&path("mine"), &config("m1", "u")),
             refusal(&path("mine"), &config("m2", "t")),
+            refusal(&path("mine"), &Config { engine: Engine::Paxos, ..config("m1", "t") }),
             refusal(&path("damaged"), &me),
             refusal(&path("newer"), &me),
             refusal(&path("ids"), &me),
@@ -468,6 +499,7 @@ mod tests {
             the data directory DIR holds no conclave data but is not empty (it has "photo.png")
             the data directory DIR belongs to cluster 4ce1c53721500d10 (member "m1"), not to cluster 7ee1aa1863bc5fdb that the flags describe
             the data directory DIR belongs to member a82626a823adb5c ("m1") of this cluster, not to member 94216ff6ab85f4d4
+            the data directory DIR holds the data of a cluster that runs on raft; it cannot be run with --engine paxos
             the identity file DIR/IDENTITY is damaged: expected value at line 1 column 1
             the data directory DIR has format 7; this version of conclave reads format 2
             the identity file DIR/IDENTITY is damaged: "?" is not an id

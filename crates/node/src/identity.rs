@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::config::url::Url;
+use crate::engine::Engine;
 
 /// Which member of which cluster a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,7 +84,7 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, IdentityError> {
         .find(|peer| peer.name == config.name)
         .ok_or_else(|| IdentityError::NotAMember(config.name.clone()))?
         .id;
-    let cluster_id = digest(members.iter().map(|peer| peer.id.to_be_bytes()));
+    let cluster_id = cluster_id(&members, config.engine);
     // The founders' replicas are numbered from 1 in the order of their ids: every member derives the same.
     let replica = members.iter().take_while(|peer| peer.id != member_id).count() as u64 + 1;
     Ok(Bootstrap {
@@ -107,6 +108,14 @@ pub(crate) fn new_member_id(peer_urls: &[String], token: &str) -> u64 {
 pub(crate) fn new_incarnation() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::hash::RandomState::new().build_hasher().finish().max(1)
+}
+
+/// etcd's, of the members' ids, for a cluster that runs on Raft. Members that were given different engines are of different clusters, so
+/// that they refuse each other from the first word.
+fn cluster_id(members: &[Peer], engine: Engine) -> u64 {
+    let ids = members.iter().map(|peer| peer.id.to_be_bytes().to_vec());
+    let other = (engine != Engine::Raft).then(|| engine.name().as_bytes().to_vec());
+    digest(ids.chain(other))
 }
 
 fn member_id(urls: &[Url], token: &str) -> u64 {

@@ -5,6 +5,7 @@
 //! config     flags, environment, configuration file → Config
 //! identity   Config → ids of member and cluster
 //! datadir    one process, one member, one cluster a directory
+//! engine     which consensus engine replicates
 //! front      listeners, connections, HTTP endpoints ─┐
 //! service    etcd's gRPC services ───────────────────┴→ backend: the trait behind which consensus and store are
 //! metrics    figures under etcd's names
@@ -16,6 +17,7 @@
 pub mod backend;
 pub mod config;
 pub mod datadir;
+pub mod engine;
 pub mod front;
 pub mod identity;
 pub mod logging;
@@ -29,6 +31,7 @@ mod service;
 
 pub use backend::Backend;
 pub use config::Config;
+pub use engine::Engine;
 pub use membership::JoinError;
 pub use node::{Node, NodeError};
 pub use run::{RunError, run};

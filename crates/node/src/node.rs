@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::Backend;
 use crate::config::{ClusterState, Config, ConfigError};
 use crate::datadir::{self, DataDir, DataDirError};
+use crate::engine::EngineError;
 use crate::front::{Front, ListenError, Listeners};
 use crate::identity::{self, IdentityError};
 use crate::membership::{self, JoinError, Members};
@@ -73,7 +74,7 @@ pub enum NodeError {
     Boot(#[from] conclave_replica::BootError),
     /// The engine cannot start from them.
     #[error(transparent)]
-    Engine(#[from] conclave_raft::BootError),
+    Engine(#[from] EngineError),
     /// The cluster that runs already cannot be joined.
     #[error(transparent)]
     Join(#[from] JoinError),

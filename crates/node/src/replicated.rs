@@ -10,11 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use conclave_api::{errors::EtcdError, etcdserverpb::Member};
-use conclave_consensus::{
-    Config as Membership, Consensus, GroupId, NodeId, ReplicaId, Slot, SnapshotMeta, Timing,
-};
+use conclave_consensus::{Config as Membership, GroupId, NodeId, ReplicaId, Slot, SnapshotMeta};
 use conclave_kv::{Machine, Reader};
-use conclave_raft::{Raft, RaftConfig};
 use conclave_replica::{
     CheckpointPolicy, GroupSetup, Handle, HostConfig, Prepared, Shell, ShellConfig, ShellObserver,
     begin_epoch, boot_group, boot_time,
@@ -214,7 +211,7 @@ pub(crate) async fn start(
         "opened log and state"
     );
     let meta = SnapshotMeta { generation, ..boot.state.clone() };
-    let core: Box<dyn Consensus> = Box::new(Raft::new(boot, raft_config(config))?);
+    let core = config.engine.boot(boot, config)?;
 
     let shell_config = ShellConfig {
         host: HostConfig { parked_for: config.election_timeout * 3, ..HostConfig::of(node, epoch) },
@@ -265,16 +262,6 @@ fn first_checkpoint_percent(bootstrap: &Bootstrap) -> u8 {
     let before_us =
         bootstrap.members.iter().take_while(|peer| peer.id != bootstrap.identity.member_id).count();
     u8::try_from((before_us + 1) * 100 / members.max(1)).unwrap_or(100).min(100)
-}
-
-fn raft_config(config: &Config) -> RaftConfig {
-    RaftConfig {
-        timing: Timing { heartbeat: config.heartbeat_interval, election: config.election_timeout },
-        // A command is a request in a small envelope.
-        entry_bytes_max: config.max_request_bytes as usize + (512 << 10),
-        compaction_margin_entries: config.snapshot_catchup_entries,
-        ..RaftConfig::default()
-    }
 }
 
 /// The log's disk. With the feature `testing`, `CONCLAVE_TEST_DISK=volatile` makes it one on which `kill -9` is a power cut.

@@ -340,6 +340,13 @@ pub static FLAGS: &[Flag] = &[
     not_yet("memory-mlock", Member, Bool, "false", "locked memory"),
     not_yet("feature-gates", Member, Text, "", "feature gates"),
     served(
+        "engine",
+        Clustering,
+        Text,
+        "raft",
+        "What replicates the data: 'raft' or 'paxos'; the same for all members, chosen when the cluster is founded and kept.",
+    ),
+    served(
         "initial-cluster",
         Clustering,
         Text,

@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::Engine;
 pub use error::ConfigError;
 pub use help::{API_VERSION, CLUSTER_VERSION, CONCLAVE_VERSION, help, version};
 pub use settings::Source;
@@ -121,6 +122,8 @@ pub struct Config {
     pub advertise_client_urls: Vec<Url>,
     /// Addresses told to other members. Default: `http://localhost:2380`.
     pub initial_advertise_peer_urls: Vec<Url>,
+    /// What replicates; the same for all members, and for good. Default: Raft.
+    pub engine: Engine,
     /// The members the cluster starts with. Default: this one alone.
     pub initial_cluster: Members,
     /// Default: new.
@@ -215,6 +218,8 @@ impl Config {
             "existing" => ClusterState::Existing,
             other => return Err(ConfigError::ClusterState(other.to_owned())),
         };
+        let engine = Engine::named(text("engine"))
+            .ok_or_else(|| invalid(settings, "engine", "expected raft or paxos"))?;
         if text("logger") != "zap" {
             return Err(invalid(settings, "logger", "expected zap"));
         }
@@ -226,6 +231,7 @@ impl Config {
             listen_peer_urls: urls("listen-peer-urls")?,
             advertise_client_urls: urls("advertise-client-urls")?,
             initial_advertise_peer_urls,
+            engine,
             initial_cluster,
             initial_cluster_state,
             initial_cluster_token: text("initial-cluster-token").to_owned(),

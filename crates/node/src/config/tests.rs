@@ -96,6 +96,7 @@ fn lines_that_are_not_understood() {
             &["--heartbeat-interval=-1"],
             &["--socket-reuse-port=yes"],
             &["--grpc-keepalive-interval=5"],
+            &["--engine=zab"],
             &["--log-level=loud"],
             &["--log-format=xml"],
             &["--logger=capnslog"],
@@ -113,6 +114,7 @@ fn lines_that_are_not_understood() {
             2: invalid value "-1" for flag --heartbeat-interval: expected a whole number that is not negative
             2: invalid value "yes" for flag --socket-reuse-port: expected true or false
             2: invalid value "5" for flag --grpc-keepalive-interval: expected a duration such as 5s, 100ms or 1h30m
+            2: invalid value "zab" for flag --engine: expected raft or paxos
             2: invalid value "loud" for flag --log-level: expected debug, info, warn, error, panic or fatal
             2: invalid value "xml" for flag --log-format: expected json or console
             2: invalid value "capnslog" for flag --logger: expected zap

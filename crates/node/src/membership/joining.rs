@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant, sleep};
 use super::wire::ClusterAbout;
 use crate::{
     config::{Config, url::Url},
+    engine::Engine,
     identity::{Bootstrap, Identity, Peer, new_incarnation},
 };
 
@@ -40,6 +41,14 @@ pub enum JoinError {
          --initial-advertise-peer-urls"
     )]
     NotAMember(String),
+    /// The cluster runs on another engine.
+    #[error("cannot join: the running cluster runs on {found}, not on {configured}: give --engine {found}")]
+    OtherEngine {
+        /// The cluster's.
+        found: String,
+        /// The one that was asked for.
+        configured: Engine,
+    },
     /// The flags describe another cluster.
     #[error(
         "cannot join: error validating peerURLs: --initial-cluster lists {listed}, the running cluster has {found}"
@@ -97,6 +106,10 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
 
 /// Finds this member among those of a cluster, which must be those of the flags.
 fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Bootstrap, JoinError> {
+    let found = if cluster.engine.is_empty() { Engine::Raft.name() } else { &cluster.engine };
+    if found != config.engine.name() {
+        return Err(JoinError::OtherEngine { found: found.to_owned(), configured: config.engine });
+    }
     let own: BTreeSet<String> = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
     let is_own = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<_>>() == own;
     let Some(this) = cluster.members.iter().find(|member| is_own(&member.peer_urls) && member.replica > 0)
@@ -174,5 +187,35 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
             );
         }
         sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::wire::MemberAbout;
+
+    #[test]
+    fn who_joins_runs_on_the_clusters_engine() {
+        let config = Config { engine: Engine::Paxos, ..Config::default() };
+        let own = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+        let member = MemberAbout { id: 7, replica: 3, peer_urls: own, ..MemberAbout::default() };
+        let about = About { node: NodeId(1), cluster: ClusterId(9), about: bytes::Bytes::new() };
+        let join = |engine: &str| {
+            let cluster = ClusterAbout {
+                members: vec![member.clone()],
+                engine: engine.to_owned(),
+                ..ClusterAbout::default()
+            };
+            among(&config, &cluster, &about)
+        };
+        assert_eq!(join("paxos").expect("the same engine").identity.member_id, 7);
+        for other in ["", "raft"] {
+            let told = join(other).expect_err("another engine").to_string();
+            assert_eq!(
+                told,
+                "cannot join: the running cluster runs on raft, not on paxos: give --engine raft"
+            );
+        }
     }
 }

@@ -50,6 +50,7 @@ pub use self::{
     wire::{Add, Change, Update},
 };
 use crate::{
+    engine::Engine,
     identity::{Bootstrap, Identity, Peer},
     replicated::DATA,
 };
@@ -58,6 +59,7 @@ use crate::{
 pub(crate) struct Members {
     bootstrap: Bootstrap,
     token: String,
+    engine: Engine,
     introductions: Introductions,
     /// How long a request may wait for consensus.
     request_timeout: Duration,
@@ -111,6 +113,7 @@ impl Members {
         Arc::new_cyclic(|this| Self {
             bootstrap: bootstrap.clone(),
             token: config.initial_cluster_token.clone(),
+            engine: config.engine,
             introductions: Introductions::new(bootstrap.identity.member_id, &config.name, urls),
             request_timeout: config.request_timeout(),
             election_timeout: config.election_timeout,
@@ -251,7 +254,9 @@ impl Members {
         // Before the group runs this member knows only what it started from, which may be long ago.
         let members = if self.running.get().is_some() { members.collect() } else { Vec::new() };
         let blank = self.blank.load(Ordering::Acquire);
-        let about = wire::ClusterAbout { members, blank, next_replica: configuration.next_replica.0 };
+        let next_replica = configuration.next_replica.0;
+        let about =
+            wire::ClusterAbout { members, blank, next_replica, engine: self.engine.name().to_owned() };
         about.encode_to_vec().into()
     }
 

@@ -97,6 +97,9 @@ pub(super) struct ClusterAbout {
     /// The next replica's number: whoever has a lower one and is not listed was removed. The higher, the newer is this answer.
     #[prost(uint64, tag = "3")]
     pub(super) next_replica: u64,
+    /// The name of the engine that the cluster runs on; empty is Raft.
+    #[prost(string, tag = "4")]
+    pub(super) engine: String,
 }
 
 /// One of the members.
