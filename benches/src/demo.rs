@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use conclave_api::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, StatusRequest, StatusResponse};
 use indicatif::{ProgressBar, ProgressStyle};
+use xtask::engine::Engine;
 
 use crate::connection::{Call, Connection, Framed};
 use crate::subject::{Running, Subject};
@@ -49,9 +50,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Errors
 /// When a server fails by itself, or an acknowledged write is missing: then the message names the first one.
-pub async fn run(program: PathBuf) -> Result<()> {
-    println!("Three nodes start in a temporary folder.");
-    let mut running = Subject { name: "conclave", program }.start()?;
+pub async fn run(program: PathBuf, engine: Engine) -> Result<()> {
+    println!("Three nodes start in a temporary folder, on {}.", engine.name());
+    let mut running = Subject::conclave(program, engine).start()?;
     let endpoints = running.cluster.endpoints();
     println!("They serve: {}", endpoints.join(", "));
 

@@ -1,4 +1,4 @@
-//! Figures beside each other: medians over the rounds, and the first subject's ratio to the second.
+//! Figures beside each other: medians over the rounds, and the first subject's ratio to each other.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -55,7 +55,7 @@ pub fn table(points: &[Point]) -> String {
 fn write_table(out: &mut String, points: &[Point]) -> fmt::Result {
     writeln!(
         out,
-        "{:<17}{:>8}  {:<10}{:>10}{:>10}{:>10}{:>12}{:>11}{:>12}",
+        "{:<17}{:>8}  {:<15}{:>10}{:>10}{:>10}{:>12}{:>11}{:>12}",
         "workload", "clients", "subject", "op/s", "p50 ms", "p99 ms", "CPU us/op", "RSS MiB", "client us"
     )?;
     for (workload, clients) in cases(points) {
@@ -68,7 +68,7 @@ fn write_table(out: &mut String, points: &[Point]) -> fmt::Result {
             let row = Row::medians(&measured);
             write!(
                 out,
-                "{workload:<17}{clients:>8}  {subject:<10}{:>10.0}{:>10.2}{:>10.2}{:>12.1}{:>11.0}{:>12.1}",
+                "{workload:<17}{clients:>8}  {subject:<15}{:>10.0}{:>10.2}{:>10.2}{:>12.1}{:>11.0}{:>12.1}",
                 row.operations_per_second,
                 row.p50_ms,
                 row.p99_ms,
@@ -81,15 +81,16 @@ fn write_table(out: &mut String, points: &[Point]) -> fmt::Result {
                 write!(out, "  {} errors, such as `{error}`", row.errors)?;
             }
             writeln!(out)?;
-            rows.push(row);
+            rows.push((subject, row));
         }
-        if let [a, b] = rows[..] {
+        let Some((&(_, a), others)) = rows.split_first() else { continue };
+        for (other, b) in others {
             writeln!(
                 out,
-                "{:<17}{:>8}  {:<10}{:>9.2}x{:>9.2}x{:>9.2}x{:>11.2}x{:>10.2}x",
+                "{:<17}{:>8}  {:<15}{:>9.2}x{:>9.2}x{:>9.2}x{:>11.2}x{:>10.2}x",
                 "",
-                "",
-                "ratio",
+                "ratio to",
+                other,
                 a.operations_per_second / b.operations_per_second,
                 a.p50_ms / b.p50_ms,
                 a.p99_ms / b.p99_ms,

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use conclave_api::etcdserverpb::TxnRequest;
 use tempfile::TempDir;
-use xtask::server::{Cluster, Ports, Server};
+use xtask::engine::Engine;
+use xtask::server::{Cluster, Launch, Ports, Server};
 use xtask::workspace;
 
 use crate::connection::{Call, Connection, Framed};
@@ -26,9 +27,20 @@ pub struct Subject {
     pub name: &'static str,
     /// The program.
     pub program: PathBuf,
+    /// Its flags, beside those that make a cluster.
+    pub flags: Vec<String>,
 }
 
 impl Subject {
+    /// Conclave on one of its engines.
+    pub fn conclave(program: PathBuf, engine: Engine) -> Self {
+        let name = match engine {
+            Engine::Raft => "conclave",
+            Engine::Paxos => "conclave-paxos",
+        };
+        Self { name, program, flags: vec![engine.flag()] }
+    }
+
     /// Starts three nodes with default settings and empty data under the target folder, on a real file system with
     /// synced writes, and waits until they serve.
     ///
@@ -38,8 +50,9 @@ impl Subject {
         let parent = workspace::target().join("bench");
         std::fs::create_dir_all(&parent)?;
         let dir = tempfile::Builder::new().prefix(self.name).tempdir_in(parent)?;
-        let mut cluster = Cluster::start(&self.program, dir.path(), &Ports::free(NODES)?)
-            .with_context(|| format!("starting {}", self.name))?;
+        let ports = Ports::free(NODES)?;
+        let launch = Launch { flags: &self.flags, ..Launch::new(&self.program, dir.path(), &ports) };
+        let mut cluster = launch.start().with_context(|| format!("starting {}", self.name))?;
         cluster.wait_ready(READY_LIMIT).with_context(|| format!("starting {}", self.name))?;
         Ok(Running { cluster, _dir: dir })
     }
@@ -135,6 +148,9 @@ pub struct Programs {
     /// The program `etcd`.
     #[arg(long, value_name = "PATH")]
     etcd: Option<PathBuf>,
+    /// The engines that Conclave is measured on, one after the other.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Engine::Raft])]
+    engine: Vec<Engine>,
     /// Measure this subject alone: `conclave` or `etcd`.
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
@@ -146,15 +162,17 @@ impl Programs {
     /// # Errors
     /// When there is none, or a program is not there.
     pub fn subjects(&self) -> Result<Vec<Subject>> {
+        let given = |name: &str, program: &Option<PathBuf>| match program {
+            Some(_) if self.subject.as_deref().is_some_and(|only| only != name) => Ok(None),
+            Some(program) if !program.is_file() => bail!("no program at {}", program.display()),
+            other => Ok(other.clone()),
+        };
         let mut subjects = Vec::new();
-        for (name, program) in [("conclave", &self.conclave), ("etcd", &self.etcd)] {
-            if self.subject.as_deref().is_some_and(|only| only != name) {
-                continue;
-            }
-            if let Some(program) = program {
-                ensure!(program.is_file(), "no program at {}", program.display());
-                subjects.push(Subject { name, program: program.clone() });
-            }
+        if let Some(program) = given("conclave", &self.conclave)? {
+            subjects.extend(self.engine.iter().map(|engine| Subject::conclave(program.clone(), *engine)));
+        }
+        if let Some(program) = given("etcd", &self.etcd)? {
+            subjects.push(Subject { name: "etcd", program, flags: Vec::new() });
         }
         if subjects.is_empty() {
             bail!("nothing to measure: give --conclave PATH, --etcd PATH or both");

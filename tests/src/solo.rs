@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use conclave_api::etcdserverpb::{PutRequest, RangeRequest};
+use xtask::engine::Engine;
 use xtask::server::{Cluster, Launch, Ports};
 
 use crate::{
@@ -51,17 +52,18 @@ impl Solo {
         Ok(Self { cluster, dir: dir.to_owned(), ports: ports[0] })
     }
 
-    /// Starts a node, under a name, that joins a running cluster, whose members and itself are `members`, as one that was added with this peer
-    /// port; and waits until it serves.
+    /// Starts a node, under a name, that joins a running cluster on that engine, whose members and itself are `members`, as one that was added
+    /// with this peer port; and waits until it serves.
     ///
     /// # Errors
     /// If it does not.
-    pub fn join(dir: &Path, name: &str, ports: Ports, members: &str) -> Result<Self> {
+    pub fn join(dir: &Path, name: &str, ports: Ports, members: &str, engine: Engine) -> Result<Self> {
         let flags = [
             format!("--name={name}"),
             format!("--data-dir={}", dir.join(NAME).display()),
             format!("--initial-cluster={members}"),
             "--initial-cluster-state=existing".to_owned(),
+            engine.flag(),
         ];
         let cluster = Launch { flags: &flags, ..Launch::new(&program()?, dir, &[ports]) }.start()?;
         Self { cluster, dir: dir.to_owned(), ports }.ready()

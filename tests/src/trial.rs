@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use conclave_api::etcdserverpb::{
 use conclave_sim::check::{agree, check_dense_revisions, check_linearizability};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
+use xtask::engine::Engine;
 use xtask::server::{Cluster, Launch, Ports};
 
 use crate::{load::Load, proxy::Proxies};
@@ -37,6 +39,17 @@ pub struct Setup {
     pub flags: Vec<String>,
 }
 
+/// What replicates the next trial's data: what the variable `CONCLAVE_TEST_ENGINE` names, else the engines in turn.
+fn next_engine() -> Result<Engine> {
+    static TRIALS: AtomicUsize = AtomicUsize::new(0);
+    match std::env::var("CONCLAVE_TEST_ENGINE") {
+        Ok(name) => {
+            Engine::named(&name).with_context(|| format!("CONCLAVE_TEST_ENGINE names no engine: {name}"))
+        }
+        Err(_) => Ok(Engine::ALL[TRIALS.fetch_add(1, Ordering::Relaxed) % Engine::ALL.len()]),
+    }
+}
+
 /// A running cluster of three.
 #[derive(Debug)]
 pub struct Trial {
@@ -44,6 +57,8 @@ pub struct Trial {
     pub cluster: Cluster,
     /// The links, if proxied.
     pub proxies: Option<Proxies>,
+    /// What replicates its data.
+    pub engine: Engine,
     dir: TempDir,
     ports: Vec<Ports>,
 }
@@ -82,15 +97,19 @@ impl Trial {
             environment.push(("CONCLAVE_MUTANT".to_owned(), mutant.to_owned()));
         }
         let program = program()?;
+        let engine = next_engine()?;
+        println!("on {}", engine.name());
+        let mut flags = setup.flags.clone();
+        flags.push(engine.flag());
         let launch = Launch {
             advertised_peers: proxies.as_ref().map(Proxies::ports),
-            flags: &setup.flags,
+            flags: &flags,
             environment: &environment,
             ..Launch::new(&program, dir.path(), &ports)
         };
         let mut cluster = launch.start()?;
         tokio::task::block_in_place(|| cluster.wait_ready(READY))?;
-        let trial = Self { cluster, proxies, dir, ports };
+        let trial = Self { cluster, proxies, engine, dir, ports };
         // A program built without them would ignore these and the trial would show nothing.
         if setup.volatile {
             ensure!(

@@ -210,7 +210,7 @@ async fn a_member_joins_leads_and_is_removed() -> Result<()> {
     let again = asked.member_add(request).await.unwrap_err();
     ensure!(again.message() == "etcdserver: Peer URLs already exists", "{again}");
     let members = format!("{},n4={peer_url}", trial.members());
-    let mut joined = Solo::join(directory.path(), "n4", ports, &members)?;
+    let mut joined = Solo::join(directory.path(), "n4", ports, &members, trial.engine)?;
     logged("a new member has caught up and votes", || (0..3).map(|node| trial.log_text(node)).collect())
         .await?;
     let mut maintenance = MaintenanceClient::new(trial.channel(leader, 10 * ELECTION)?);

@@ -1,6 +1,7 @@
 //! `cargo xtask bench` and `demo`: programs of the package `benches`, given the servers to run.
 
 use anyhow::Result;
+use xtask::engine::Engine;
 use xtask::{command, workspace};
 
 use crate::peers;
@@ -30,8 +31,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     command::run(bench.args(&args.args))
 }
 
-pub(crate) fn demo() -> Result<()> {
+#[derive(clap::Args)]
+pub(crate) struct DemoArgs {
+    /// What replicates the data.
+    #[arg(long, value_enum, default_value_t)]
+    engine: Engine,
+}
+
+pub(crate) fn demo(args: &DemoArgs) -> Result<()> {
     let node = workspace::release_node()?;
     let mut demo = command::cargo(["run", "--release", "-p", "conclave-benches", "--bin", "conclave-demo"]);
-    command::run(demo.arg("--").arg("--conclave").arg(node))
+    command::run(demo.arg("--").arg("--conclave").arg(node).arg(args.engine.flag()))
 }

@@ -91,7 +91,7 @@ fn package() -> Command {
 }
 
 fn processes() -> Result<()> {
-    cluster::run(&cluster::Args { scenario: None, list: false })
+    cluster::run(&cluster::Args { scenario: None, list: false, engine: None })
 }
 
 pub(crate) fn run() -> Result<()> {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use xtask::server::{Cluster, Ports};
+use xtask::engine::Engine;
+use xtask::server::{Launch, Ports};
 use xtask::{command, workspace};
 
 /// How long the fault scenarios together may take, and so long each client.
@@ -25,6 +26,9 @@ pub(crate) struct Args {
     /// Print the scenarios instead of running them.
     #[arg(long)]
     pub(crate) list: bool,
+    /// What replicates the data; without it scenarios take turns, one on each engine.
+    #[arg(long, value_enum)]
+    pub(crate) engine: Option<Engine>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -42,11 +46,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut test = test_target();
         // One scenario at a time: each starts three nodes and measures time.
         test.args(["--", wanted, "--test-threads=1", "--nocapture"]).env("CONCLAVE_BIN", &node);
+        if let Some(engine) = args.engine {
+            test.env("CONCLAVE_TEST_ENGINE", engine.name());
+        }
         command::run_within(&mut test, LIMIT)?;
     }
-    for client in clients {
+    for (client, turn) in clients.into_iter().zip(Engine::ALL.into_iter().cycle()) {
         let dir = tempfile::tempdir()?;
-        let mut cluster = Cluster::start(&node, dir.path(), &Ports::free(3)?)?;
+        let ports = Ports::free(3)?;
+        let flags = [args.engine.unwrap_or(turn).flag()];
+        let mut cluster = Launch { flags: &flags, ..Launch::new(&node, dir.path(), &ports) }.start()?;
         cluster.wait_ready(READY_LIMIT)?;
         let endpoints = cluster.endpoints().join(",");
         let outcome = if client == ETCD_CLIENT { etcd_client(&endpoints) } else { etcdctl(&endpoints) };

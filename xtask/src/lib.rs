@@ -4,5 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod engine;
 pub mod server;
 pub mod workspace;

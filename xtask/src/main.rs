@@ -39,7 +39,7 @@ enum Task {
     /// Start a cluster on this machine and keep it until Ctrl-C.
     Up(up::Args),
     /// Write to three nodes, kill the leader, and show that nothing acknowledged is lost (under a minute).
-    Demo,
+    Demo(bench::DemoArgs),
     /// Run the tests of the workspace, without the real-process scenarios; arguments go to `cargo test`.
     Test {
         /// Arguments for `cargo test`.
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Up(args) => up::run(&args),
-        Task::Demo => bench::demo(),
+        Task::Demo(args) => bench::demo(&args),
         Task::Test { args } => command::run(command::cargo(["test", "--workspace"]).args(args)),
         Task::Cluster(args) => cluster::run(&args),
         Task::Sim(args) => sim::run(&args),

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
-use xtask::command;
+use xtask::{command, engine::Engine};
 
 use crate::{cluster, mutants, sim};
 
@@ -39,6 +39,9 @@ pub(crate) enum Proof {
         rounds: u32,
         /// Only scenarios whose name contains this.
         scenario: Option<String>,
+        /// What replicates the data; without it scenarios take turns.
+        #[arg(long, value_enum)]
+        engine: Option<Engine>,
     },
     /// Cut the power at every operation of a small log's life, with every outcome for what was pending.
     CrashPoints,
@@ -48,14 +51,14 @@ pub(crate) enum Proof {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         bounds: Vec<String>,
     },
-    /// Crash points, exploration, all mutants, five hundred simulated hours, then ten rounds of all scenarios.
+    /// Crash points, exploration, all mutants, five hundred simulated hours, then ten rounds of all scenarios on each engine.
     All,
 }
 
 pub(crate) fn run(proof: &Proof) -> Result<()> {
     match proof {
         Proof::Sim { hours, first_seed, args } => simulate(*hours, *first_seed, args),
-        Proof::Cluster { rounds, scenario } => scenarios(*rounds, scenario.as_deref()),
+        Proof::Cluster { rounds, scenario, engine } => scenarios(*rounds, scenario.as_deref(), *engine),
         Proof::CrashPoints => crash_points(),
         Proof::Explore { bounds } => explore(bounds),
         Proof::All => {
@@ -63,7 +66,7 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
             explore(&[])?;
             mutants::run(&mutants::Args::default())?;
             simulate(SIMULATED_HOURS, 1_000_000, &[])?;
-            scenarios(10, None)
+            Engine::ALL.into_iter().try_for_each(|engine| scenarios(10, None, Some(engine)))
         }
     }
 }
@@ -77,9 +80,9 @@ fn simulate(hours: u64, first_seed: u64, args: &[String]) -> Result<()> {
     sim::run(&sim::Args { seeds: format!("{first_seed}..{}", u64::MAX), args })
 }
 
-fn scenarios(rounds: u32, scenario: Option<&str>) -> Result<()> {
+fn scenarios(rounds: u32, scenario: Option<&str>, engine: Option<Engine>) -> Result<()> {
     for round in 1..=rounds {
-        cluster::run(&cluster::Args { scenario: scenario.map(str::to_owned), list: false })
+        cluster::run(&cluster::Args { scenario: scenario.map(str::to_owned), list: false, engine })
             .with_context(|| format!("in round {round}"))?;
         println!("prove cluster: round {round} of {rounds} passed");
     }

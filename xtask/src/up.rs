@@ -5,7 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use xtask::server::{Cluster, Ports};
+use xtask::engine::Engine;
+use xtask::server::{Launch, Ports};
 use xtask::{command, workspace};
 
 /// How long the nodes may take until they serve: a node that replays a long log takes seconds.
@@ -17,6 +18,9 @@ pub(crate) struct Args {
     /// How many nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
+    /// What replicates the data; kept with it.
+    #[arg(long, value_enum, default_value_t)]
+    engine: Engine,
     /// Where data and logs go; kept between runs.
     #[arg(long, default_value = ".conclave")]
     data_dir: PathBuf,
@@ -34,7 +38,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let data_dir = workspace::root().join(&args.data_dir);
     let program = workspace::release_node()?;
     command::interrupted();
-    let mut cluster = Cluster::start(&program, &data_dir, &ports)?;
+    let flags = [args.engine.flag()];
+    let mut cluster = Launch { flags: &flags, ..Launch::new(&program, &data_dir, &ports) }.start()?;
     cluster.wait_ready(READY_LIMIT)?;
 
     let hosts: Vec<String> = ports.iter().map(|p| format!("127.0.0.1:{}", p.client)).collect();
