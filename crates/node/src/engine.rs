@@ -73,7 +73,7 @@ impl Engine {
                     compaction_margin_entries,
                     ..PaxosConfig::default()
                 };
-                Box::new(Paxos::new(boot, config).map_err(conclave_paxos::BootError::from)?)
+                Box::new(Paxos::new(boot, config)?)
             }
         })
     }
