@@ -9,7 +9,7 @@
 //! committed, and then vanish; so that the next one allots *other* ids, each engine begins where no other leader can have: see
 //! [`Config::changed`].
 
-use crate::{Config, MEMBERS_MAX, NodeId, ReplicaId};
+use crate::{Config, MEMBERS_MAX, NodeId, Quorums, QuorumsError, ReplicaId};
 
 /// One change of membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub enum MembershipChange {
     Promote(ReplicaId),
     /// Removes a replica, voter or learner.
     Remove(ReplicaId),
+    /// Gives the voters that are left in the end quorums of these sizes, or majorities. Where the number of voters changes and sizes are set, they
+    /// must fit what comes of it.
+    SetQuorums(Option<Quorums>),
 }
 
 /// Why changes cannot be made to a configuration.
@@ -52,6 +55,9 @@ pub enum ChangeError {
     /// More than [`MEMBERS_MAX`] members, those that leave included.
     #[error("more than {MEMBERS_MAX} members")]
     TooManyMembers,
+    /// The sizes of quorums that are set do not fit the voters.
+    #[error(transparent)]
+    Quorums(#[from] QuorumsError),
 }
 
 impl Config {
@@ -77,8 +83,12 @@ impl Config {
         if next.voters.is_empty() {
             return Err(ChangeError::NoVoters);
         }
-        if next.voters != self.voters {
+        if let Some(sizes) = next.quorums {
+            sizes.check(next.voters.len())?;
+        }
+        if next.voters != self.voters || next.quorums != self.quorums {
             next.outgoing = self.voters.clone();
+            next.outgoing_quorums = self.quorums;
         }
         next.forget_addresses();
         if next.nodes.len() > MEMBERS_MAX {
@@ -111,6 +121,7 @@ impl Config {
                     return Err(ChangeError::UnknownReplica(replica));
                 }
             }
+            MembershipChange::SetQuorums(quorums) => self.quorums = quorums,
         }
         Ok(())
     }
@@ -133,6 +144,7 @@ impl Config {
     pub fn after_joint(&self) -> Self {
         let mut next = self.clone();
         next.outgoing.clear();
+        next.outgoing_quorums = None;
         next.forget_addresses();
         next
     }
@@ -209,6 +221,29 @@ mod tests {
         let config = config.changed(&[C::AddLearner(NodeId(50))], ReplicaId(200)).unwrap();
         assert_eq!(ids(&config.learners), [200, 201]);
         assert!(config.has_removed(ReplicaId(100)), "an addition that came to nothing");
+    }
+
+    #[test]
+    fn quorums_that_would_not_meet_are_refused_whatever_changes() {
+        let five = Config::of_voters((1..=5).map(|id| (ReplicaId(id), NodeId(id * 10))));
+        let apart = five.clone().with_quorums(Some(Quorums { elect: 3, commit: 2 })).unwrap_err();
+        assert_eq!(
+            apart.to_string(),
+            "3 of 5 voters that elect and 2 that commit need not meet: together they must be more than 5"
+        );
+        let fast = five.with_quorums(Some(Quorums { elect: 4, commit: 2 })).unwrap();
+        let six = fast.changed(&[C::AddVoter(NodeId(60))], ReplicaId(0));
+        assert_eq!(six, Err(E::Quorums(QuorumsError::Apart { elect: 4, commit: 2, voters: 6 })));
+        let four = fast.changed(&[C::Remove(ReplicaId(1))], ReplicaId(0)).unwrap();
+        assert!(four.is_joint() && four.outgoing_quorums == four.quorums);
+        let two = fast.changed(&[1, 2, 3].map(|id| C::Remove(ReplicaId(id))), ReplicaId(0));
+        assert_eq!(two, Err(E::Quorums(QuorumsError::Size { size: 4, voters: 2 })));
+        let sizes = Some(Quorums { elect: 5, commit: 2 });
+        let joint = fast.changed(&[C::SetQuorums(sizes), C::AddVoter(NodeId(60))], ReplicaId(0)).unwrap();
+        assert_eq!(Config::decode(&joint.encode()), Ok(joint.clone()));
+        assert_eq!((joint.after_joint().quorums, joint.after_joint().outgoing_quorums), (sizes, None));
+        let majorities = fast.changed(&[C::SetQuorums(None)], ReplicaId(0)).unwrap();
+        assert!(majorities.is_joint() && majorities.voters == majorities.outgoing);
     }
 
     #[test]

@@ -381,7 +381,8 @@ pub struct Boot {
     /// The durable state: everything up to its slot is applied. At the first boot, slot 0 with the initial membership; a replica that
     /// a change of membership added boots with an empty one (`Config::default()`) and is told by its leader.
     pub state: SnapshotMeta,
-    /// The entries the log holds above `state.slot`, contiguous from it; older ones are read back by `ReadLog`.
+    /// The entries the log holds above `state.slot`, in slot order; older ones are read back by `ReadLog`. Contiguous from there on, but
+    /// for an engine that wrote its log with gaps (Paxos).
     pub entries: Vec<Entry>,
     /// The lowest slot the log still holds.
     pub first: Slot,

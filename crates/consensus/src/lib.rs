@@ -33,6 +33,6 @@ pub use engine::{
 };
 pub use entry::{Entry, Kind, LogOp, LogState, Proposal, SlotRange, SnapshotMeta};
 pub use ids::{Ballot, Epoch, GroupId, LogReadId, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, Time};
-pub use membership::{Config, ConfigError, MEMBERS_MAX};
+pub use membership::{Config, ConfigError, MEMBERS_MAX, Quorums, QuorumsError};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;

@@ -81,6 +81,16 @@ mutants! {
     /// A replica that was removed comes back under its old id, with an empty disk.
     ReplicaIdReused = "replica-id-reused",
 
+    // Consensus: Paxos alone.
+    /// A new leader proposes again what was accepted beyond the entry that ends its configuration.
+    RecoveredBeyondStop = "recovered-beyond-stop",
+    /// A new leader fills every gap of its own log with a no-op, whatever others accepted there.
+    GapOverwritten = "gap-overwritten-by-noop",
+    /// An acceptor forgets at a restart what it promised.
+    PromiseLostOnRestart = "promise-lost-on-restart",
+    /// After a change of membership a leader counts one voter too few.
+    CommitQuorumTooSmall = "commit-quorum-too-small-after-reconfiguration",
+
     // Consensus: reads.
     /// A leader that told its heir to stand keeps its lease.
     LeaseKeptInTransfer = "lease-kept-in-transfer",

@@ -5,30 +5,52 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conclave_consensus::{Config, NodeId, ReplicaId, Slot};
+use conclave_consensus::{Config, NodeId, Quorums, ReplicaId, Slot};
 use proptest::prelude::*;
 
 type Set = BTreeSet<ReplicaId>;
 
-/// Every subset of `members` with more than half of them.
-fn majorities(members: &Set) -> Vec<Set> {
+/// Every subset of `members` of at least that size.
+fn subsets(members: &Set, size: usize) -> Vec<Set> {
     let list: Vec<_> = members.iter().copied().collect();
     (0..1_u32 << list.len())
         .map(|bits| {
             list.iter().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, id)| *id).collect()
         })
-        .filter(|subset: &Set| 2 * subset.len() > list.len())
+        .filter(|subset: &Set| subset.len() >= size)
         .collect()
 }
 
-/// Every set that decides: a majority of the voters and, in a joint configuration, of the outgoing voters too.
-fn quorums(config: &Config) -> Vec<Set> {
-    let incoming = majorities(&config.voters);
+/// Every set that decides: enough of the voters and, in a joint configuration, of the outgoing voters too.
+fn quorums(config: &Config, size: impl Fn(Quorums) -> u8) -> Vec<Set> {
+    let of = |members: &Set, sizes: Option<Quorums>| {
+        subsets(members, sizes.map_or(members.len() / 2 + 1, |sizes| usize::from(size(sizes))))
+    };
+    let incoming = of(&config.voters, config.quorums);
     if !config.is_joint() {
         return incoming;
     }
-    let outgoing = majorities(&config.outgoing);
+    let outgoing = of(&config.outgoing, config.outgoing_quorums);
     incoming.iter().flat_map(|one| outgoing.iter().map(move |other| one | other)).collect()
+}
+
+fn elect_quorums(config: &Config) -> Vec<Set> {
+    quorums(config, |sizes| sizes.elect)
+}
+
+fn commit_quorums(config: &Config) -> Vec<Set> {
+    quorums(config, |sizes| sizes.commit)
+}
+
+/// Sizes that fit so many voters, or none.
+fn sizes(voters: usize, elect: u8, more: u8) -> Option<Quorums> {
+    let voters = u8::try_from(voters).unwrap();
+    if elect == 0 || voters == 0 {
+        return None;
+    }
+    let elect = (elect - 1) % voters + 1;
+    let least = voters + 1 - elect;
+    Some(Quorums { elect, commit: least + more % (voters + 1 - least) })
 }
 
 /// Up to five voters, up to five outgoing, some learners, over eight replicas.
@@ -37,11 +59,15 @@ fn config() -> impl Strategy<Value = Config> {
     let voters = prop::collection::btree_set(ids(), 1..=5);
     let outgoing = prop::collection::btree_set(ids(), 0..=5);
     let learners = prop::collection::btree_set(ids(), 0..=3);
-    (voters, outgoing, learners, 9..20_u64).prop_map(|(voters, outgoing, learners, next)| {
+    let drawn = (0..6_u8, 0..6_u8, 0..6_u8, 0..6_u8, 0..3_u64);
+    (voters, outgoing, learners, 9..20_u64, drawn).prop_map(|(voters, outgoing, learners, next, drawn)| {
         let learners: Set = learners.into_iter().filter(|id| !voters.contains(id)).collect();
         let members: Set = &(&voters | &outgoing) | &learners;
         let nodes: BTreeMap<_, _> = members.into_iter().map(|id| (id, NodeId(id.0 * 100))).collect();
-        Config { voters, outgoing, learners, nodes, next_replica: ReplicaId(next) }
+        let quorums = sizes(voters.len(), drawn.0, drawn.1);
+        let outgoing_quorums = sizes(outgoing.len(), drawn.2, drawn.3);
+        let next_replica = ReplicaId(next);
+        Config { voters, outgoing, learners, nodes, next_replica, number: drawn.4, quorums, outgoing_quorums }
     })
 }
 
@@ -52,9 +78,9 @@ fn subset() -> impl Strategy<Value = Set> {
 proptest! {
     #[test]
     fn a_set_is_a_quorum_if_it_contains_one(config in config(), has in subset()) {
-        let twin = quorums(&config).iter().any(|quorum| quorum.is_subset(&has));
-        prop_assert_eq!(config.is_elect_quorum(|id| has.contains(&id)), twin);
-        prop_assert_eq!(config.is_commit_quorum(|id| has.contains(&id)), twin);
+        let contains = |quorums: Vec<Set>| quorums.iter().any(|quorum| quorum.is_subset(&has));
+        prop_assert_eq!(config.is_elect_quorum(|id| has.contains(&id)), contains(elect_quorums(&config)));
+        prop_assert_eq!(config.is_commit_quorum(|id| has.contains(&id)), contains(commit_quorums(&config)));
     }
 
     #[test]
@@ -69,7 +95,7 @@ proptest! {
     #[test]
     fn what_confirms_a_read_meets_every_elect_quorum(config in config(), has in subset()) {
         if config.meets_every_elect_quorum(|id| has.contains(&id)) {
-            prop_assert!(quorums(&config).iter().all(|quorum| !quorum.is_disjoint(&has)));
+            prop_assert!(elect_quorums(&config).iter().all(|quorum| !quorum.is_disjoint(&has)));
         }
     }
 
@@ -80,7 +106,7 @@ proptest! {
     ) {
         let slot = |id: ReplicaId| Slot(at[usize::try_from(id.0 - 1).unwrap()]);
         let lowest_of = |quorum: &Set| quorum.iter().map(|id| slot(*id)).min().unwrap();
-        let twin = quorums(&config).iter().map(lowest_of).max();
+        let twin = commit_quorums(&config).iter().map(lowest_of).max();
         prop_assert_eq!(config.committed(slot), twin);
     }
 

@@ -37,6 +37,9 @@ pub enum BootError {
     /// Replica 0 is nobody.
     #[error("replica id 0 is nobody")]
     Nobody,
+    /// One vote a term elects one leader a term only where any two quorums of votes meet.
+    #[error("Raft elects and commits by majorities")]
+    Quorums,
     /// The record of term and vote cannot be read.
     #[error("the record of term and vote cannot be read")]
     Meta,
@@ -165,6 +168,9 @@ impl Raft {
         config.validate()?;
         if boot.replica == ReplicaId(0) {
             return Err(BootError::Nobody);
+        }
+        if boot.state.config.quorums.is_some() || boot.state.config.outgoing_quorums.is_some() {
+            return Err(BootError::Quorums);
         }
         let first_boot = boot.meta.is_empty();
         let mut meta = Meta::decode(&boot.meta).ok_or(BootError::Meta)?;
@@ -447,6 +453,10 @@ mod tests {
     fn a_disk_that_no_replica_can_have_written_is_refused() {
         let meta = Meta { term: 2, ..Meta::default() }.encode();
         assert_eq!(refused(Boot { replica: ReplicaId(0), ..boot() }), BootError::Nobody);
+        let sizes = conclave_consensus::Quorums { elect: 2, commit: 2 };
+        let config = boot().state.config.with_quorums(Some(sizes)).unwrap();
+        let state = SnapshotMeta { config, ..SnapshotMeta::default() };
+        assert_eq!(refused(Boot { state, ..boot() }), BootError::Quorums);
         assert_eq!(refused(Boot { meta: Bytes::from_static(b"?"), ..boot() }), BootError::Meta);
         assert_eq!(
             refused(Boot { entries: vec![entry(2, 1)], meta: meta.clone(), ..boot() }),

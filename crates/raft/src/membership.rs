@@ -87,6 +87,9 @@ static EMPTY: (Slot, Config) = (
         learners: std::collections::BTreeSet::new(),
         nodes: std::collections::BTreeMap::new(),
         next_replica: ReplicaId(0),
+        number: 0,
+        quorums: None,
+        outgoing_quorums: None,
     },
 );
 

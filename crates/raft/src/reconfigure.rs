@@ -76,6 +76,9 @@ impl Raft {
         if !self.members.is_settled() || config.is_joint() {
             return Err(StepError::ChangeInProgress);
         }
+        if changes.iter().any(|change| matches!(change, MembershipChange::SetQuorums(_))) {
+            return Err(StepError::Unsupported("quorums other than majorities"));
+        }
         let next = self.next_config(changes)?;
         for change in changes {
             if let MembershipChange::Promote(replica) = change {

@@ -1,0 +1,246 @@
+//! What a leader knows of one follower, and how much it may send it.
+//!
+//! ```text
+//!          answers a beat                  log no longer holds what it lacks
+//!  Probe ────────────────▶ Replicate ───────────────────────────────────────▶ Snapshot
+//!                              ▲                                                 │
+//!                              └─────── holds what the log can follow on ────────┘
+//! ```
+
+use std::collections::VecDeque;
+
+use conclave_consensus::{LogReadId, Slot, Time};
+
+/// Runs beyond the first gap that are remembered of a follower; what else it holds is sent again.
+const RUNS_MAX: usize = 64;
+
+/// How entries go to a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It is not known what it holds: it is asked by beats.
+    Probe,
+    /// Many messages are under way.
+    Replicate,
+    /// What it needs is gone from the log: it fetches a snapshot.
+    Snapshot,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) mode: Mode,
+    /// Each slot up to here is durable there: accepted in our ballot, or known chosen.
+    pub(crate) matched: Slot,
+    /// Runs beyond, accepted in our ballot, in order and apart.
+    above: Vec<(Slot, Slot)>,
+    /// The next slot to send.
+    pub(crate) next: Slot,
+    /// The chosen slot it was told last.
+    pub(crate) told: Slot,
+    /// When it was last heard in this ballot.
+    pub(crate) heard: Time,
+    /// The last round it answered.
+    pub(crate) round: u64,
+    /// When the last beat left that it answered: from then on it promises nothing to another ([`crate::lease`]).
+    pub(crate) vouches_from: Option<Time>,
+    /// Who should lead, as it says itself.
+    pub(crate) priority: u8,
+    /// At the last beat an acknowledgement was awaited, and none has come since.
+    pub(crate) overdue: bool,
+    /// A read of the log for it, and the slot it began at.
+    pub(crate) read: Option<(LogReadId, Slot)>,
+    /// Where the log began when the follower was sent for a snapshot: from there on it is kept, or a snapshot on its way would be out of
+    /// date when it arrives, and the next one too.
+    pub(crate) awaits: Slot,
+    /// The last slot and the bytes of each message that is not acknowledged.
+    inflight: VecDeque<(Slot, usize)>,
+    inflight_bytes: usize,
+}
+
+impl Peer {
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
+            mode: Mode::Probe,
+            matched: Slot(0),
+            above: Vec::new(),
+            next: Slot(1),
+            told: Slot(0),
+            heard: now,
+            round: 0,
+            vouches_from: None,
+            priority: 0,
+            overdue: false,
+            read: None,
+            awaits: Slot(0),
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+        }
+    }
+
+    pub(crate) fn may_send(&self, messages_max: usize, bytes_max: usize) -> bool {
+        self.mode == Mode::Replicate && self.inflight.len() < messages_max && self.inflight_bytes < bytes_max
+    }
+
+    pub(crate) fn awaits_acknowledgement(&self) -> bool {
+        !self.inflight.is_empty()
+    }
+
+    /// Entries up to `last` were sent.
+    pub(crate) fn sent(&mut self, last: Slot, bytes: usize) {
+        self.inflight.push_back((last, bytes));
+        self.inflight_bytes += bytes;
+        self.next = last.next();
+    }
+
+    /// The last slot of an unbroken run of accepted ones that begins at `from`; the one before it if it is not accepted.
+    pub(crate) fn covers(&self, from: Slot) -> Slot {
+        if self.matched >= from {
+            return self.matched;
+        }
+        let run = self.above.iter().find(|(first, last)| *first <= from && from <= *last);
+        run.map_or(from.before(), |(_, last)| *last)
+    }
+
+    /// It holds everything up to `upto`, and those runs; the log can follow on `floor`. Says whether that is news.
+    pub(crate) fn accepted(&mut self, upto: Slot, runs: impl Iterator<Item = (Slot, Slot)>, floor: Slot) -> bool {
+        let mut news = upto > self.matched;
+        self.overdue = false;
+        self.matched = self.matched.max(upto);
+        for (first, last) in runs {
+            news |= self.note_run(first, last);
+        }
+        self.absorb();
+        let (matched, above) = (self.matched, &self.above);
+        let is_there = |last: Slot| last <= matched || above.iter().any(|(_, end)| last == *end);
+        while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| is_there(*last)) {
+            self.inflight_bytes -= bytes;
+        }
+        if self.mode != Mode::Replicate && self.matched >= floor {
+            self.enter(Mode::Replicate);
+            self.next = self.matched.next();
+        }
+        self.next = self.next.max(self.matched.next());
+        news
+    }
+
+    /// What it says to hold already, durable or not: where sending begins.
+    pub(crate) fn begins_after(&mut self, received: Slot) {
+        if self.mode == Mode::Probe {
+            self.enter(Mode::Replicate);
+            self.next = received.max(self.matched).next();
+        }
+    }
+
+    /// An acknowledgement is overdue: what is not acknowledged is sent again.
+    pub(crate) fn rewind(&mut self) {
+        self.overdue = false;
+        self.enter(self.mode);
+        self.next = self.matched.next();
+    }
+
+    fn note_run(&mut self, first: Slot, last: Slot) -> bool {
+        if last <= self.matched || self.above.iter().any(|(begin, end)| *begin <= first && last <= *end) {
+            return false;
+        }
+        let (mut first, mut last) = (first, last);
+        self.above.retain(|(begin, end)| {
+            let touches = *begin <= last.next() && first <= end.next();
+            if touches {
+                (first, last) = (first.min(*begin), last.max(*end));
+            }
+            !touches
+        });
+        let place = self.above.partition_point(|(begin, _)| *begin < first);
+        self.above.insert(place, (first, last));
+        self.above.truncate(RUNS_MAX);
+        true
+    }
+
+    fn absorb(&mut self) {
+        while let Some((first, last)) = self.above.first().copied() {
+            if first > self.matched.next() {
+                return;
+            }
+            self.matched = self.matched.max(last);
+            self.above.remove(0);
+        }
+    }
+
+    /// The lowest slot that the follower may still ask for of a log that begins at `first`.
+    pub(crate) fn needs(&self, first: Slot) -> Slot {
+        match self.mode {
+            // What it awaits may be gone, if it took longer than the log is kept for anyone.
+            Mode::Snapshot => self.awaits.max(first),
+            Mode::Probe | Mode::Replicate => self.matched.next(),
+        }
+    }
+
+    /// It is sent for a snapshot; the log begins at `first`.
+    pub(crate) fn await_snapshot(&mut self, first: Slot) {
+        self.enter(Mode::Snapshot);
+        self.awaits = first;
+    }
+
+    fn enter(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.read = None;
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Peer {
+        let mut peer = Peer::new(Time(0));
+        peer.begins_after(Slot(0));
+        peer
+    }
+
+    #[test]
+    fn inflight_is_bounded_in_messages_and_in_bytes() {
+        let mut peer = peer();
+        peer.sent(Slot(4), 100);
+        peer.sent(Slot(8), 100);
+        assert!(!peer.may_send(2, 1_000) && !peer.may_send(9, 200) && peer.may_send(3, 201));
+        assert!(peer.accepted(Slot(4), std::iter::empty(), Slot(0)));
+        assert!(peer.may_send(2, 1_000));
+        assert_eq!((peer.matched, peer.next), (Slot(4), Slot(9)));
+    }
+
+    #[test]
+    fn runs_beyond_a_gap_count_and_join() {
+        let mut peer = peer();
+        peer.sent(Slot(9), 1);
+        assert!(peer.accepted(Slot(1), [(Slot(4), Slot(5)), (Slot(8), Slot(9))].into_iter(), Slot(0)));
+        assert_eq!([1, 2, 3, 4, 5, 6, 8].map(|slot| peer.covers(Slot(slot)).0), [1, 1, 2, 5, 5, 5, 9]);
+        assert!(!peer.accepted(Slot(0), [(Slot(4), Slot(4))].into_iter(), Slot(0)), "no news");
+        assert!(peer.accepted(Slot(2), [(Slot(3), Slot(3))].into_iter(), Slot(0)));
+        assert_eq!((peer.matched, peer.covers(Slot(8))), (Slot(5), Slot(9)));
+        assert!(peer.accepted(Slot(7), std::iter::empty(), Slot(0)));
+        assert_eq!(peer.matched, Slot(9));
+    }
+
+    #[test]
+    fn what_is_overdue_is_sent_again() {
+        let mut peer = peer();
+        peer.sent(Slot(4), 100);
+        peer.sent(Slot(8), 100);
+        peer.accepted(Slot(4), std::iter::empty(), Slot(0));
+        peer.rewind();
+        assert_eq!(peer.next, Slot(5));
+        assert!(!peer.awaits_acknowledgement());
+    }
+
+    #[test]
+    fn a_follower_leaves_the_snapshot_only_where_the_log_can_follow_on() {
+        let mut peer = peer();
+        peer.await_snapshot(Slot(10));
+        assert_eq!((peer.needs(Slot(10)), peer.needs(Slot(12))), (Slot(10), Slot(12)));
+        peer.accepted(Slot(3), std::iter::empty(), Slot(9));
+        assert_eq!(peer.mode, Mode::Snapshot);
+        peer.accepted(Slot(9), std::iter::empty(), Slot(9));
+        assert_eq!((peer.mode, peer.next), (Mode::Replicate, Slot(10)));
+    }
+}
