@@ -273,7 +273,8 @@ impl Paxos {
 
     pub(crate) fn is_sole_voter(&self) -> bool {
         let config = self.members.config();
-        config.is_elect_quorum(|replica| replica == self.id) && config.is_commit_quorum(|replica| replica == self.id)
+        config.is_elect_quorum(|replica| replica == self.id)
+            && config.is_commit_quorum(|replica| replica == self.id)
     }
 
     pub(crate) fn message(&self, to: ReplicaId, body: Body) -> Message {

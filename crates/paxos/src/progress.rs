@@ -101,7 +101,12 @@ impl Peer {
     }
 
     /// It holds everything up to `upto`, and those runs; the log can follow on `floor`. Says whether that is news.
-    pub(crate) fn accepted(&mut self, upto: Slot, runs: impl Iterator<Item = (Slot, Slot)>, floor: Slot) -> bool {
+    pub(crate) fn accepted(
+        &mut self,
+        upto: Slot,
+        runs: impl Iterator<Item = (Slot, Slot)>,
+        floor: Slot,
+    ) -> bool {
         let mut news = upto > self.matched;
         self.overdue = false;
         self.matched = self.matched.max(upto);

@@ -113,7 +113,8 @@ impl Paxos {
 
     /// The entry no longer stands at its slot here: another replaced it, or it counts for nothing.
     pub(crate) fn doubt(&mut self, entry: &Entry) {
-        if entry.id.is_none() || !self.own.contains(entry.slot) || self.own.doubtful.contains_key(&entry.slot) {
+        if entry.id.is_none() || !self.own.contains(entry.slot) || self.own.doubtful.contains_key(&entry.slot)
+        {
             return;
         }
         #[cfg(feature = "mutants")]
@@ -136,7 +137,8 @@ impl Paxos {
         if self.own.doubt_until.take_if(|until| *until <= self.now).is_none() {
             return;
         }
-        let mut lost: Vec<ProposalId> = self.own.doubtful.split_off(&self.chosen.next()).into_values().collect();
+        let mut lost: Vec<ProposalId> =
+            self.own.doubtful.split_off(&self.chosen.next()).into_values().collect();
         if !self.is_leader() {
             let stands = self.log.entries(self.chosen.next(), self.log.last());
             lost.extend(stands.filter(|entry| self.own.contains(entry.slot)).map(|entry| entry.id));

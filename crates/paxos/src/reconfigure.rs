@@ -46,7 +46,11 @@ pub(crate) struct Leaving {
 }
 
 impl Paxos {
-    pub(crate) fn reconfigure(&mut self, id: ProposalId, changes: &[MembershipChange]) -> Result<(), StepError> {
+    pub(crate) fn reconfigure(
+        &mut self,
+        id: ProposalId,
+        changes: &[MembershipChange],
+    ) -> Result<(), StepError> {
         let Role::Leader(leader) = &self.role else {
             return Err(StepError::NotLeader { leader: self.leader });
         };

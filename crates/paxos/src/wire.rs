@@ -305,7 +305,9 @@ pub(crate) fn decode(message: &Message) -> Result<(Ballot, Body), &'static str> 
         return Err("ballot out of range");
     }
     let slots_are_sane = match &body {
-        Body::Beat(beat) => beat.chosen <= SLOT_MAX && beat.stage <= RESIGNED && beat.promise_us <= PROMISE_US_MAX,
+        Body::Beat(beat) => {
+            beat.chosen <= SLOT_MAX && beat.stage <= RESIGNED && beat.promise_us <= PROMISE_US_MAX
+        }
         Body::BeatReply(reply) => reply.received <= SLOT_MAX && reply.chosen <= SLOT_MAX,
         Body::Prepare(prepare) => prepare.from <= SLOT_MAX && prepare.from > 0,
         Body::Promise(page) => {
@@ -368,7 +370,10 @@ fn check_entry(entry: &Entry) -> Result<(), &'static str> {
         return Err("slot out of range");
     }
     // Only a ballot of somebody's was ever accepted in.
-    if entry.ballot.round > ROUND_MAX || entry.ballot.config > ROUND_MAX || entry.ballot.replica == ReplicaId(0) {
+    if entry.ballot.round > ROUND_MAX
+        || entry.ballot.config > ROUND_MAX
+        || entry.ballot.replica == ReplicaId(0)
+    {
         return Err("an entry's ballot is out of range");
     }
     if entry.kind == Kind::Config && Config::decode(&entry.payload).is_err() {

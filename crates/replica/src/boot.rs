@@ -120,12 +120,12 @@ pub fn boot_group(
         return Err(BootError::LogBehind { group, state: state.slot, last: found.last });
     }
     let mut entries = Vec::new();
-    let mut from = state.slot.next();
-    while from <= found.last {
+    let mut next = log.next_held(group, state.slot.next());
+    while let Some(from) = next {
         const BYTES_MAX: usize = 8 << 20;
         match log.read(group, SlotRange { from, to: found.last.next() }, BYTES_MAX)? {
             LogSlice::Entries(run) => {
-                from = run.last().map_or(found.last, |entry| entry.slot).next();
+                next = run.last().and_then(|entry| log.next_held(group, entry.slot.next()));
                 entries.extend(run);
             }
             LogSlice::Compacted => return Err(BootError::Gap { group, state: state.slot, first }),

@@ -30,6 +30,7 @@
 pub mod check;
 pub mod clock;
 pub mod disk;
+pub mod engine;
 pub mod explore;
 pub mod history;
 pub mod model;

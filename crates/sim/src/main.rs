@@ -16,6 +16,7 @@ use std::{
 
 use conclave_sim::{
     clock::{SECOND, SimTime},
+    engine::Engine,
     run::{Plan, Report, run, run_twice},
     world::Counters,
 };
@@ -23,9 +24,10 @@ use conclave_sim::{
 const USAGE: &str = "\
 Runs a simulated cluster under faults, seed by seed, and checks everything it did.
 
-Usage: conclave-sim --seeds A..B [--hours N] [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm] [--brief | --verbose]
+Usage: conclave-sim --seeds A..B [--engine NAME] [--hours N] [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm] [--brief | --verbose]
 
   --seeds A..B    the seeds A up to, not including, B; or a single one
+  --engine NAME   what replicates: raft (the default) or paxos
   --hours N       stop after so many simulated hours, if the seeds last so long
   --seconds N     simulated seconds of faults a seed (default 60)
   --calm          no faults, and only what clients saw is judged: what even a mutant must pass
@@ -70,6 +72,11 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
             "--seconds" => {
                 let seconds: u64 = value()?.parse().map_err(|_| "--seconds wants a number")?;
                 parsed.plan.duration = seconds * SECOND;
+            }
+            "--engine" => {
+                let value = value()?;
+                parsed.plan.engine = Engine::named(&value)
+                    .ok_or_else(|| format!("--engine wants raft or paxos, not {value}"))?;
             }
             "--hours" => {
                 let hours: u64 = value()?.parse().map_err(|_| "--hours wants a number")?;

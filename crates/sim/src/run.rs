@@ -22,6 +22,7 @@ use crate::{
         check_replay,
     },
     clock::{SECOND, SimTime},
+    engine::Engine,
     model::Model,
     options::Options,
     rng::Rng,
@@ -42,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Plan {
     /// What decides everything.
     pub seed: u64,
+    /// What replicates.
+    pub engine: Engine,
     /// How long the phase of faults lasts.
     pub duration: SimTime,
     /// A bug, if the checkers are to be tested.
@@ -54,11 +57,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A run of a seed with faults for 60 simulated seconds.
+    /// A run of a seed on Raft with faults for 60 simulated seconds.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         Self {
             seed,
+            engine: Engine::Raft,
             duration: 60 * SECOND,
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -75,7 +79,8 @@ impl Plan {
         let mutant = self.mutant.map(|mutant| format!(" --mutant {}", mutant.name())).unwrap_or(mutant);
         let seconds = self.duration / SECOND;
         let calm = if self.calm { " --calm" } else { "" };
-        format!("cargo xtask sim --seeds {} -- --seconds {seconds}{mutant}{calm}", self.seed)
+        let (seed, engine) = (self.seed, self.engine.name());
+        format!("cargo xtask sim --seeds {seed} -- --engine {engine} --seconds {seconds}{mutant}{calm}")
     }
 }
 
@@ -138,7 +143,7 @@ fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
     if plan.print {
         eprintln!("{options:#?}");
     }
-    let mut world = World::new(rng, options, plan.print)?;
+    let mut world = World::new(rng, options, plan.engine, plan.print)?;
     if plan.calm {
         world.context.checks.durable = DurableLog::asleep();
     }

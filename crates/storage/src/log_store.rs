@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use conclave_consensus::{GroupId, LogOp, LogSlice, LogState, SlotRange};
+use conclave_consensus::{GroupId, LogOp, LogSlice, LogState, Slot, SlotRange};
 
 /// The log of all groups of a process. Shared: one thread appends and syncs, others may read.
 ///
@@ -31,6 +31,9 @@ pub trait LogStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// Damage found while reading, or slots that were never written.
     fn read(&self, group: GroupId, range: SlotRange, bytes_max: usize) -> Result<LogSlice, LogError>;
+
+    /// The lowest slot from `from` on that holds an entry: what is in between was never written.
+    fn next_held(&self, group: GroupId, from: Slot) -> Option<Slot>;
 
     /// Bytes of disk in use, for metrics.
     fn size_bytes(&self) -> u64;

@@ -123,6 +123,10 @@ impl LogStore for MemoryLog {
         }
     }
 
+    fn next_held(&self, group: GroupId, from: Slot) -> Option<Slot> {
+        self.groups.lock().get(&group)?.entries.range(from..).next().map(|(slot, _)| *slot)
+    }
+
     fn size_bytes(&self) -> u64 {
         let groups = self.groups.lock();
         groups.values().flat_map(|group| group.entries.values()).map(|entry| entry.size_bytes() as u64).sum()

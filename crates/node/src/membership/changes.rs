@@ -286,7 +286,9 @@ pub(super) async fn reconfigure(running: &Running, change: MembershipChange) -> 
                 ChangeError::NotLearner(_) => EtcdError::MemberNotLearner,
                 ChangeError::NodeTaken(_) => EtcdError::MemberExist,
                 ChangeError::NoVoters => EtcdError::MemberNotEnoughStarted,
-                ChangeError::IdsExhausted | ChangeError::TooManyMembers => EtcdError::TooManyRequests,
+                ChangeError::IdsExhausted | ChangeError::TooManyMembers | ChangeError::Quorums(_) => {
+                    EtcdError::TooManyRequests
+                }
             },
         });
     }

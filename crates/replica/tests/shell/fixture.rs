@@ -105,6 +105,10 @@ impl LogStore for Gated {
         self.log.read(group, range, bytes_max)
     }
 
+    fn next_held(&self, group: GroupId, from: Slot) -> Option<Slot> {
+        self.log.next_held(group, from)
+    }
+
     fn size_bytes(&self) -> u64 {
         self.log.size_bytes()
     }

@@ -100,7 +100,8 @@ impl DurableLog {
 
     fn holds(&self, replica: ReplicaId, slot: Slot, entry: MirrorEntry) -> bool {
         let log = self.replicas.get(&replica).map(|of| &of.log);
-        self.asleep || log.is_some_and(|log| slot < log.first() || log.at(slot) == Some(entry))
+        self.asleep
+            || log.is_some_and(|log| slot < log.first() || log.at(slot).is_some_and(|held| held.is(&entry)))
     }
 
     /// A replica applies an entry.

@@ -29,7 +29,7 @@ impl LeaderCompleteness {
         let first = logs.first(node);
         for (slot, (entry, seen_in)) in self.committed.range(first..) {
             let held = logs.at(node, *slot);
-            if *seen_in < ballot && held != Some(*entry) {
+            if *seen_in < ballot && !held.is_some_and(|held| held.is(entry)) {
                 return Err(Violation::new(
                     "leader completeness",
                     format!(

@@ -1,5 +1,7 @@
 //! If two logs hold an entry with the same slot and term, they are identical up to there (Raft, figure 3; thesis, section 3.5).
 //!
+//! An engine that accepts in any order promises less: at a slot there is one value in a ballot (*Paxos Made Simple*, section 2.2, P2c).
+//!
 //! Checked by induction: for each (slot, term) ever written anywhere, the entry's content and the term of the entry before it
 //! must always be the same. The logs are *mirrors*, kept from the operations that the cores ask for.
 
@@ -20,6 +22,14 @@ pub struct MirrorEntry {
 }
 
 impl MirrorEntry {
+    /// Whether both are the same entry, as far as they show it: what is handed out by an engine whose entries have other ballots on other
+    /// replicas shows none.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let shows_none = self.ballot == Ballot::default() || other.ballot == Ballot::default();
+        self.hash == other.hash && (shows_none || self.ballot == other.ballot)
+    }
+
     /// What a mirror keeps of `entry`.
     #[must_use]
     pub fn of(entry: &Entry) -> Self {
@@ -46,9 +56,17 @@ pub(super) struct Mirror {
 pub struct LogMatching {
     mirrors: BTreeMap<NodeId, Mirror>,
     written: BTreeMap<(Slot, Ballot), (MirrorEntry, Option<Ballot>)>,
+    /// An entry may stand anywhere, whatever is before it.
+    in_any_order: bool,
 }
 
 impl LogMatching {
+    /// Of logs in which an entry stands only behind the one that it was written behind, or of others.
+    #[must_use]
+    pub fn of(in_order: bool) -> Self {
+        Self { in_any_order: !in_order, ..Self::default() }
+    }
+
     /// A node's log is changed.
     ///
     /// # Errors
@@ -67,9 +85,13 @@ impl LogMatching {
         let before = mirror.entries.get(&entry.slot.before()).map(|e| e.ballot);
         let before = if entry.slot == mirror.first { mirror.before } else { before };
         mirror.entries.insert(entry.slot, kept);
+        // What is in the ballot of nobody was proposed by nobody, and keeps a place.
+        if self.in_any_order && entry.ballot == Ballot::default() {
+            return Ok(());
+        }
         let known = self.written.entry((entry.slot, entry.ballot)).or_insert((kept, before));
         known.1 = known.1.or(before);
-        let same_before = before.is_none_or(|ballot| known.1 == Some(ballot));
+        let same_before = self.in_any_order || before.is_none_or(|ballot| known.1 == Some(ballot));
         if known.0 == kept && same_before {
             return Ok(());
         }

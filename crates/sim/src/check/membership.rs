@@ -87,15 +87,23 @@ impl MembershipRules {
                 format!("node {node} appends {next:?} at slot {slot} in term {term} after {now:?}: {what}");
             Err(Violation::new(NAME, what))
         };
+        // Where configurations are numbered the ballot names the one that it is of, and what ends that one is the next.
+        let is_numbered = next.number > 0;
+        if is_numbered && *now == next {
+            return Ok(());
+        }
+        if is_numbered && (entry.ballot.config, next.number) != (now.number, now.number + 1) {
+            return broken("the next configuration is numbered next, and in a ballot of the one before");
+        }
         let follows = if now.is_joint() {
-            next == now.after_joint()
+            next == Config { number: next.number, ..now.after_joint() }
         } else {
             next.voters == now.voters || next.outgoing == now.voters
         };
         if !follows {
             return broken("who votes changes through a joint configuration");
         }
-        if !disks.has_quorum_in(now, entry.ballot) {
+        if !is_numbered && !disks.has_quorum_in(now, entry.ballot) {
             return broken("no entry of the term is committed");
         }
         Ok(())

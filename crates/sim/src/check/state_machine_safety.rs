@@ -36,7 +36,9 @@ impl StateMachineSafety {
             return Ok(());
         }
         match self.chosen.get(&slot) {
-            Some(chosen) if chosen.entry.ballot == ballot => Ok(()),
+            Some(Chosen { entry, .. }) if entry.ballot == Ballot::default() || entry.ballot == ballot => {
+                Ok(())
+            }
             found => Err(Violation::new(
                 NAME,
                 format!("node {node} has a state of slot {slot}, {ballot:?}; chosen there: {found:?}"),

@@ -1,11 +1,10 @@
 //! Reads under a lease, where the leader keeps one; everything else as the core does it.
 
 use conclave_consensus::{Consensus, Effect, Input, ReadMode, ReplicaId, Status, StepError, Time};
-use conclave_raft::Raft;
 
 /// A core whose reads, asked where it leads, rely on its lease. Without one they are as safe and slower.
 #[derive(Debug)]
-pub(super) struct LeaseReads(pub(super) Raft);
+pub(super) struct LeaseReads(pub(super) Box<dyn Consensus>);
 
 impl Consensus for LeaseReads {
     fn step(&mut self, now: Time, input: Input) -> Result<(), StepError> {

@@ -28,6 +28,7 @@ use crate::{
         RevisionMonotony, StateMachineSafety, Violation,
     },
     clock::{SECOND, SimTime},
+    engine::Engine,
     history::{Ending, History},
     net::Network,
     options::{FaultOptions, NetworkOptions, Options},
@@ -201,6 +202,7 @@ pub(crate) struct Checks {
 pub(crate) struct Context {
     pub(crate) now: SimTime,
     pub(crate) options: Options,
+    pub(crate) engine: Engine,
     pub(crate) queue: Queue,
     /// Latencies of nodes.
     pub(crate) rng: Rng,
@@ -262,19 +264,25 @@ const EVENTS_A_SECOND_MAX: u64 = 50_000;
 
 impl World {
     /// A cluster whose nodes have just booted for the first time.
-    pub(crate) fn new(mut rng: Rng, options: Options, print: bool) -> Result<Self, Violation> {
+    pub(crate) fn new(
+        mut rng: Rng,
+        options: Options,
+        engine: Engine,
+        print: bool,
+    ) -> Result<Self, Violation> {
         let net = Network::new(rng.fork(), options.network.clone());
         let clients = Clients::new(rng.fork());
         let faults = rng.fork();
         let ids: Vec<u64> = (1..=options.nodes).collect();
         let nodes = ids.iter().map(|id| Node::new(*id, *id <= options.members, &mut rng)).collect();
         let founding = initial(&options).config;
-        let mut checks = Checks::default();
+        let mut checks = Checks { logs: LogMatching::of(engine.matches_logs()), ..Checks::default() };
         checks.membership.chosen(conclave_consensus::Slot(0), &founding);
         let membership = Membership::new(founding);
         let context = Context {
             now: 0,
             options,
+            engine,
             queue: Queue::default(),
             rng: rng.fork(),
             net,

@@ -7,7 +7,6 @@ use conclave_consensus::{
     Ballot, Epoch, GroupId, LogOp, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, SnapshotMeta, Time,
 };
 use conclave_kv::{Machine, Options as KvOptions, Reader};
-use conclave_raft::{Raft, RaftConfig};
 use conclave_replica::{
     Applier, BootError, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotServer,
     begin_epoch, boot_group,
@@ -27,6 +26,7 @@ use crate::{
     check::{Violation, check_leader_votes},
     clock::{NodeClock, SECOND, SimTime},
     disk::SimDisk,
+    engine::Engine,
     history::{Answer, Ending},
     rng::Rng,
 };
@@ -255,22 +255,7 @@ impl Node {
             .map_err(StartError::Check)?;
         checks.durable.booted(self.replica(), first, &boot.entries).map_err(StartError::Check)?;
         checks.membership.booted(self.id, state.slot, &state.config, &boot.entries);
-        let config = RaftConfig {
-            timing: options.timing,
-            // What a follower writes at once must fit into half a segment.
-            message_bytes_max: options.node.segment_bytes as usize / 16,
-            inflight_bytes_max: options.node.segment_bytes as usize / 8,
-            batch_bytes_max: options.node.segment_bytes as usize / 8,
-            inflight_messages_max: options.node.inflight_messages_max,
-            apply_window_entries: options.node.apply_window_entries,
-            cache_kept_bytes: options.node.cache_kept_bytes.min(options.node.cache_bytes_max),
-            cache_bytes_max: options.node.cache_bytes_max,
-            compaction_margin_entries: options.node.trailing,
-            compaction_lag_entries_max: options.node.trailing_for_live,
-            lease_drift_ppm: options.lease_drift_ppm,
-            ..RaftConfig::default()
-        };
-        let core = LeaseReads(Raft::new(boot, config).map_err(other)?);
+        let core = LeaseReads(context.engine.boot(boot, options).map_err(other)?);
         let mut host = Host::new(HostConfig::of(NodeId(self.id), epoch));
         host.add_group(GROUP, Box::new(core), state.generation);
         let policy = CheckpointPolicy {
@@ -341,7 +326,10 @@ impl Node {
             NodeEvent::Tick => self.tick(context),
             NodeEvent::Deliver { from, packets } => {
                 context.trace.note(context.now, self.id, "deliver", from, packets.len() as u64);
-                context.trace.say(|| packets.iter().map(describe).collect::<Vec<_>>().join("; "));
+                let engine = context.engine;
+                let say =
+                    || packets.iter().map(|packet| describe(engine, packet)).collect::<Vec<_>>().join("; ");
+                context.trace.say(say);
                 self.input(context, HostInput::Packets { from: NodeId(from), packets })
             }
             NodeEvent::LogDone => self.log_done(context),
@@ -620,9 +608,9 @@ impl Node {
 }
 
 /// A packet, for people.
-fn describe(packet: &Packet) -> String {
+fn describe(engine: Engine, packet: &Packet) -> String {
     match packet {
-        Packet::Consensus { message, .. } => conclave_raft::describe(message),
+        Packet::Consensus { message, .. } => engine.describe(message),
         Packet::Forward { batch, .. } => format!("forward of {} proposals", batch.len()),
         Packet::SnapshotPiece { fetch, piece, body, last, .. } => {
             format!("piece {piece} of fetch {fetch}, {} bytes, last {last}", body.len())

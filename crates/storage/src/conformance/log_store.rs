@@ -48,16 +48,15 @@ pub fn log_contents(log: &dyn LogStore) -> LogContents {
 
 fn entries(log: &dyn LogStore, group: GroupId) -> Vec<Entry> {
     let state = log.state(group);
-    let (mut found, mut slot) = (Vec::new(), state.first);
-    while slot <= state.last {
+    let (mut found, mut next) = (Vec::new(), log.next_held(group, state.first));
+    while let Some(slot) = next {
         match log.read(group, SlotRange { from: slot, to: state.last.next() }, 300) {
             Ok(LogSlice::Entries(run)) => {
-                assert!(!run.is_empty(), "a run has at least one entry");
-                slot = Slot(slot.0 + run.len() as u64);
+                let last = run.last().expect("a run has at least one entry").slot;
+                next = log.next_held(group, last.next());
                 found.extend(run);
             }
             Ok(LogSlice::Compacted) => panic!("slot {slot} is not below {}", state.first),
-            Err(LogError::Misuse(_)) => slot = slot.next(),
             Err(error) => panic!("slot {slot} cannot be read: {error}"),
         }
     }
@@ -194,6 +193,11 @@ fn reads_are_bounded_and_contiguous(mut boot: LogBoot<'_>) {
     assert_eq!(slots(read(29, 40, usize::MAX)), [29, 30], "a run ends at a gap");
     assert_eq!(slots(read(38, 99, usize::MAX)), [38, 39, 40], "and at the end");
     assert_eq!(slots(read(1, 31, 0)), [1], "at least one entry");
+    let held = |from| log.next_held(GROUP, Slot(from)).map(|slot| slot.0);
+    assert_eq!([held(0), held(30), held(31), held(41)], [Some(1), Some(30), Some(33), None]);
+    write(&log, puts([200], 1));
+    assert_eq!([held(41), held(200), held(201)], [Some(200), Some(200), None]);
+    assert_eq!(log.next_held(GroupId(2), Slot(1)), None);
     let some = read(1, 31, 1000);
     assert!((2..31).contains(&some.len()), "{} entries in 1000 bytes", some.len());
     assert!(some.iter().map(Entry::size_bytes).sum::<usize>() <= 1000);

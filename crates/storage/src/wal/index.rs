@@ -127,6 +127,15 @@ impl GroupLog {
         (chunk.present >> at & 1 == 1).then(|| chunk.places[at as usize])
     }
 
+    /// The lowest slot from `from` on that holds an entry.
+    pub(super) fn next_held(&self, from: Slot) -> Option<Slot> {
+        let (key, at) = (from.0 / CHUNK_SLOTS, from.0 % CHUNK_SLOTS);
+        self.chunks.range(key..).find_map(|(chunk_key, chunk)| {
+            let wanted = if *chunk_key == key { chunk.present >> at << at } else { chunk.present };
+            (wanted != 0).then(|| Slot(chunk_key * CHUNK_SLOTS + u64::from(wanted.trailing_zeros())))
+        })
+    }
+
     /// Every live entry, in slot order.
     pub(super) fn places(&self) -> impl Iterator<Item = (Slot, Place)> + '_ {
         self.chunks.iter().flat_map(|(key, chunk)| {

@@ -48,7 +48,7 @@ use std::{
 
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
-use conclave_consensus::{GroupId, LogOp, LogSlice, LogState, SlotRange};
+use conclave_consensus::{GroupId, LogOp, LogSlice, LogState, Slot, SlotRange};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::{
@@ -296,6 +296,10 @@ impl LogStore for Wal {
 
     fn read(&self, group: GroupId, range: SlotRange, bytes_max: usize) -> Result<LogSlice, LogError> {
         self.shared.read(group, range, bytes_max)
+    }
+
+    fn next_held(&self, group: GroupId, from: Slot) -> Option<Slot> {
+        self.shared.state.lock().groups.get(&group)?.next_held(from)
     }
 
     fn size_bytes(&self) -> u64 {
