@@ -241,6 +241,8 @@ pub enum HostEffect {
         group: GroupId,
         /// To this.
         config: Config,
+        /// Whether it is so for good: whom it has removed may be destroyed.
+        committed: bool,
     },
     /// A core broke its contract or an invariant: halt the process. Nothing after this is to be trusted.
     Halt {

@@ -41,6 +41,16 @@ impl Engine {
         self == Self::Raft
     }
 
+    /// Whether a configuration governs its own entry's slot already; else those after.
+    pub(crate) fn governs_itself(self) -> bool {
+        self == Self::Raft
+    }
+
+    /// Whether a configuration that is chosen may need the one before for a while, until the cores call it committed.
+    pub(crate) fn settles(self) -> bool {
+        self == Self::Paxos
+    }
+
     /// A core that goes on from what is durable.
     pub(crate) fn boot(self, boot: Boot, options: &Options) -> Result<Box<dyn Consensus>, String> {
         fn broken(error: impl Display) -> String {

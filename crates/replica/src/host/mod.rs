@@ -408,10 +408,10 @@ impl Host {
                     g.generation = meta.generation;
                     self.effects.push(HostEffect::Install { group, mark, meta });
                 }
-                Effect::Membership { config, .. } => {
+                Effect::Membership { config, committed, .. } => {
                     g.addresses.enter(config.clone());
                     self.share_nodes(group);
-                    self.effects.push(HostEffect::Membership { group, config });
+                    self.effects.push(HostEffect::Membership { group, config, committed });
                 }
                 Effect::Role { ballot, leader, serving } => {
                     led_anew |= leader.is_some() && g.leader != leader;

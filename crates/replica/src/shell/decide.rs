@@ -149,7 +149,7 @@ fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgo
             HostEffect::Role { group, ballot, leader, serving } => {
                 role(shared, group, Role { ballot, leader, serving })
             }
-            HostEffect::Membership { group, config } => {
+            HostEffect::Membership { group, config, .. } => {
                 shared.configs.lock().insert(group, config);
             }
             HostEffect::Halt { group, why } => {

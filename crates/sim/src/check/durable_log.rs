@@ -130,7 +130,9 @@ impl DurableLog {
             return Ok(());
         }
         let holders: Vec<ReplicaId> = config.members().filter(|replica| holds(*replica)).collect();
-        let what = format!("slot {slot} counts as chosen, and only replicas {holders:?} hold it durably");
+        let what = format!(
+            "slot {slot} counts as chosen, and only replicas {holders:?} of {config:?} hold it durably"
+        );
         Err(Violation::new(NAME, what))
     }
 }

@@ -38,12 +38,14 @@ pub(crate) struct Membership {
     refused: BTreeSet<ProposalId>,
     /// Changes that were chosen, and how often.
     chosen: BTreeMap<ProposalId, u32>,
+    /// Replicas that the last chosen configurations removed, and that live until that is there for good.
+    leaving: BTreeMap<ReplicaId, NodeId>,
 }
 
 impl Membership {
     pub(super) fn new(config: Config) -> Self {
         let adopted = config.members().collect();
-        Self { config, adopted, refused: BTreeSet::new(), chosen: BTreeMap::new() }
+        Self { config, adopted, refused: BTreeSet::new(), chosen: BTreeMap::new(), leaving: BTreeMap::new() }
     }
 
     /// The last chosen configuration.
@@ -71,9 +73,23 @@ impl Context {
         }
         for (replica, node) in before.nodes {
             if !config.nodes.contains_key(&replica) {
-                let at = self.now + self.rng.below(self.options.faults.retire_max.max(1));
-                self.queue.push(at, Event::Retire { node: node.0, replica });
+                self.membership.leaving.insert(replica, node);
             }
+        }
+        if !self.engine.settles() {
+            self.committed_config(config);
+        }
+    }
+
+    /// Whom a configuration that is there for good does not name may be destroyed.
+    pub(super) fn committed_config(&mut self, config: &Config) {
+        let leaving = std::mem::take(&mut self.membership.leaving);
+        let (gone, stay): (Vec<_>, _) =
+            leaving.into_iter().partition(|(replica, _)| config.has_removed(*replica));
+        self.membership.leaving = stay.into_iter().collect();
+        for (replica, node) in gone {
+            let at = self.now + self.rng.below(self.options.faults.retire_max.max(1));
+            self.queue.push(at, Event::Retire { node: node.0, replica });
         }
     }
 

@@ -435,7 +435,12 @@ impl Node {
         let Some(life) = &mut self.life else { return Ok(()) };
         match effect {
             HostEffect::Send { .. } => {}
-            HostEffect::Membership { config, .. } => self.told_of_members(context, &config),
+            HostEffect::Membership { config, committed, .. } => {
+                if committed {
+                    context.committed_config(&config);
+                }
+                self.told_of_members(context, &config);
+            }
             HostEffect::ChangeRefused { id, .. } => {
                 life.changes.remove(&id);
                 context.membership.refused(id);

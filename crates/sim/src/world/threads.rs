@@ -176,11 +176,14 @@ impl Node {
             }
             (life.position.slot, life.position.ballot) = (entry.slot, entry.ballot);
             if context.checks.machines.apply(node, entry)? {
+                let before = context.membership.config().clone();
                 if entry.kind == Kind::Config {
                     context.counters.memberships += 1;
                     context.chosen_config(entry, &life.position.config);
                 }
-                context.checks.durable.chosen(entry.slot, kept, context.membership.config())?;
+                let after = context.membership.config();
+                let governs = if context.engine.governs_itself() { after } else { &before };
+                context.checks.durable.chosen(entry.slot, kept, governs)?;
                 context.checks.completeness.committed(entry.slot, kept, life.ballot);
             }
         }
