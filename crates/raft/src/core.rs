@@ -84,7 +84,7 @@ pub(crate) enum Role {
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<ReplicaId, Peer>,
-    /// The slot of the no-op with which the term began.
+    /// The slot of the entry with which the term began.
     pub(crate) began_at: Slot,
     /// When the next beat is due.
     pub(crate) beat_due: Time,

@@ -235,7 +235,13 @@ impl Raft {
             leaving: Vec::new(),
         }));
         // Without an entry of its own term a leader cannot tell what is committed (sections 5.4.2 and 8).
-        self.append(Kind::Noop, ProposalId::NONE, bytes::Bytes::new());
+        if next == Slot(1) {
+            // Who is added later, and begins with nothing, has it from nowhere else who decided in the beginning.
+            let founding = self.members.config().encode();
+            self.append(Kind::Config, ProposalId::NONE, founding);
+        } else {
+            self.append(Kind::Noop, ProposalId::NONE, bytes::Bytes::new());
+        }
     }
 
     fn leave_leadership(&mut self, leading: Leader) {

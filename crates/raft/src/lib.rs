@@ -37,7 +37,7 @@
 //!    differ, or a crash takes back what was acknowledged (`paper`, `replication`, `wounds`).
 //! 6. **A leader commits by counting only entries of its own term** (paper 5.4.2), itself included only once it persisted them. So its
 //!    first entry is a no-op (thesis 6.4), and only when that is committed is it *serving*. *Else* what was chosen is replaced: the paper's
-//!    Figure 8 (`paper`).
+//!    Figure 8 (`paper`). In an empty log it is the configuration that the group was founded with.
 //! 7. **A read** (thesis 6.4) may be served at the leader's commit slot of a moment after the read arrived, once a quorum answered a
 //!    round begun after that moment; under a *lease* (thesis 6.4.1) at once, where a bound on the drift of clocks is stated.
 //!    Never before the leader serves. *Else* reads are stale (`wounds`, `lease`).
@@ -127,7 +127,7 @@
 //! * `InstallSnapshot` stands among the writes: its `Reset` reaches the log after every `Persist` drained before it. If a drain after
 //!   `SnapshotReady` gives no `InstallSnapshot`, the snapshot was refused and may be thrown away.
 //! * A replica that a change of membership adds boots with `Config::default()`: it votes and stands for nothing that it would have to know, and
-//!   follows the leader that writes to it. Its driver must be able to send to that leader although the core's configuration does not name it.
+//!   follows the leader that writes to it. The first entry it has, or its snapshot, names the voters of that slot, so every state after slot 0 does. Its driver must be able to send to that leader although the core's configuration does not name it.
 //! * A replica may be destroyed when a `Membership` that is `committed` [has removed](conclave_consensus::Config::has_removed) it. One that was
 //!   away when that happened, for longer than its leader would tell it, is never told: its host has to ask elsewhere.
 //! * A `Transfer` that fails says `Lost` with its id (`Dropped`: given up, this replica leads on; `Unknown`: leadership ended, look at

@@ -134,7 +134,8 @@ impl Raft {
         if meta.slot < self.state.slot {
             return Ok(());
         }
-        if self.members.at(meta.slot).is_some_and(|config| *config != meta.config) {
+        let other = self.members.at(meta.slot).is_some_and(|config| *config != meta.config);
+        if other || meta.config.voters.is_empty() {
             return Err(StepError::Broken("a checkpoint with another membership than that of its slot"));
         }
         let mut cut = meta.slot.0.saturating_sub(self.config.compaction_margin_entries) + 1;

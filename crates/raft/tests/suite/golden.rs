@@ -38,7 +38,8 @@ fn election_of_three() {
     check(
         expect_file!["../../testdata/election_of_three.txt"],
         "The first election of a group. Replica 1 asks for pre-votes, which change nothing anywhere; then it writes its term and its
-         own vote, and only with that write do its requests leave. Its first entry is a no-op, and once that is chosen it serves.",
+         own vote, and only with that write do its requests leave. Its log is empty, so its first entry says who the members are, and once that is
+         chosen it serves.",
         Cluster::new(3, 1),
         &[
             ("replica 1 has heard of no leader for two election timeouts", &|cluster| {

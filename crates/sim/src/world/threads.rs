@@ -227,6 +227,7 @@ impl Node {
         }
         let Some(life) = &mut self.life else { return Ok(()) };
         let Some(meta) = life.applier.checkpointed() else { return Ok(()) };
+        context.checks.membership.restored(self.id, meta.slot, &meta.config)?;
         context.counters.checkpoints += 1;
         context.trace.note(context.now, self.id, "checkpoint", meta.slot.0, 0);
         match life.postponed.take() {
