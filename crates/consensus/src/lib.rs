@@ -25,6 +25,8 @@ mod ids;
 mod membership;
 #[cfg(feature = "mutants")]
 mod mutant;
+#[cfg(any(test, feature = "testing"))]
+pub mod story;
 
 pub use change::{ChangeError, MembershipChange};
 pub use engine::{

@@ -21,6 +21,7 @@ use prost::Message as _;
 use crate::{
     Packet, VERSION_MAX,
     consensus::{self, HeadReader, payload_len},
+    elements,
     wire::{AliveHead, CallHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
 };
 
@@ -28,13 +29,16 @@ use crate::{
 pub const HEADER_BYTES: usize = 16;
 /// The longest head: bounds what decoding one can allocate.
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
+/// What an entry, proposal or id counts for at least in the length of a frame, however few bytes it takes: about as much as it takes in memory. It
+/// is less than what engines reckon with, so that what they keep within a frame's length is within its number of elements.
+pub const ELEMENT_BYTES_MIN: usize = 64;
 /// Payloads up to this length are copied beside their head, longer ones are written from where they lie.
 pub const INLINE_BYTES_MAX: usize = 4 << 10;
 
-const CONSENSUS: u8 = 1;
+pub(crate) const CONSENSUS: u8 = 1;
 const ALIVE: u8 = 2;
-const FORWARD: u8 = 3;
-const REFUSED: u8 = 4;
+pub(crate) const FORWARD: u8 = 3;
+pub(crate) const REFUSED: u8 = 4;
 const REQUEST: u8 = 5;
 const RESPONSE: u8 = 6;
 const SNAPSHOT_PULL: u8 = 7;
@@ -46,7 +50,7 @@ const SNAPSHOT_PIECE: u8 = 8;
     "packet of {length} bytes with a head of {head_len} is longer than a frame may be ({max}, {HEAD_BYTES_MAX})"
 )]
 pub struct TooLong {
-    /// What would follow the header.
+    /// What would follow the header, each element counted as [`ELEMENT_BYTES_MIN`] at least.
     pub length: usize,
     /// How much of it is head.
     pub head_len: usize,
@@ -68,6 +72,12 @@ pub enum FrameError {
     /// A header that no encoder writes.
     #[error("frame header is malformed")]
     Header,
+    /// A head with more elements than a frame has room for.
+    #[error("frame has more than {max} elements")]
+    TooMany {
+        /// The bound.
+        max: usize,
+    },
     /// The checksum does not fit.
     #[error("frame checksum does not match")]
     Checksum,
@@ -142,7 +152,7 @@ impl Encoder {
                 let (version, group) = (self.version, *group);
                 let head = |out: &mut Vec<u8>| consensus::write(version, group, message, out);
                 let payloads = message.entries.iter().map(|entry| &entry.payload);
-                self.frame_of(CONSENSUS, head, payloads, frame_bytes_max)
+                self.frame_of(CONSENSUS, head, message.entries.len(), payloads, frame_bytes_max)
             }
             Packet::Alive { epoch } => self.frame(ALIVE, &AliveHead { epoch: epoch.0 }, &[], frame_bytes_max),
             Packet::Forward { group, batch } => self.push_forward(*group, batch, frame_bytes_max),
@@ -154,7 +164,8 @@ impl Encoder {
                 });
                 let outcome = outcome_code(*outcome);
                 let head = RefusedHead { group: group.0, ids: ids.collect(), outcome, busy: *busy };
-                self.frame(REFUSED, &head, &[], frame_bytes_max)
+                let write = |out: &mut Vec<u8>| head.encode_raw(out);
+                self.frame_of(REFUSED, write, head.ids.len(), [].into_iter(), frame_bytes_max)
             }
             Packet::Request { id, body } => {
                 self.frame(REQUEST, &CallHead { id: *id }, &[body], frame_bytes_max)
@@ -183,7 +194,7 @@ impl Encoder {
             payload_len: payload_len(&proposal.payload),
         }));
         let payloads = batch.iter().map(|proposal| &proposal.payload);
-        let result = self.frame_of(FORWARD, |out| head.encode_raw(out), payloads, max);
+        let result = self.frame_of(FORWARD, |out| head.encode_raw(out), batch.len(), payloads, max);
         head.batch.shrink_to(1024);
         self.forward = head;
         result
@@ -196,13 +207,14 @@ impl Encoder {
         payloads: &[&Bytes],
         max: usize,
     ) -> Result<(), TooLong> {
-        self.frame_of(kind, |out| head.encode_raw(out), payloads.iter().copied(), max)
+        self.frame_of(kind, |out| head.encode_raw(out), 0, payloads.iter().copied(), max)
     }
 
     fn frame_of<'a>(
         &mut self,
         kind: u8,
         head: impl FnOnce(&mut Vec<u8>),
+        elements: usize,
         payloads: impl Iterator<Item = &'a Bytes> + Clone,
         max: usize,
     ) -> Result<(), TooLong> {
@@ -212,9 +224,10 @@ impl Encoder {
         let head_len = self.inline.len() - start - HEADER_BYTES;
         let length = head_len + payloads.clone().map(Bytes::len).sum::<usize>();
         let max = max.min(u32::MAX as usize);
-        if length > max || head_len > HEAD_BYTES_MAX {
+        let counted = length.max(elements.saturating_mul(ELEMENT_BYTES_MIN));
+        if counted > max || head_len > HEAD_BYTES_MAX {
             self.inline.truncate(start);
-            return Err(TooLong { length, head_len, max });
+            return Err(TooLong { length: counted, head_len, max });
         }
         let header = &mut self.inline[start..start + HEADER_BYTES];
         header[4..8].copy_from_slice(&(length as u32).to_le_bytes());
@@ -389,6 +402,8 @@ impl Decoder {
         let _length = header.get_u32_le();
         let head_len = header.get_u32_le() as usize;
         let kind = header.get_u8();
+        let elements_max = self.frame_bytes_max / ELEMENT_BYTES_MIN;
+        elements::check(kind, &frame[HEADER_BYTES..HEADER_BYTES + head_len], elements_max)?;
         let head = at.start + HEADER_BYTES..at.start + HEADER_BYTES + head_len;
         let payloads = head.end..at.end;
         if kind == CONSENSUS {

@@ -33,6 +33,7 @@ struct Readme;
 
 pub mod codec;
 mod consensus;
+mod elements;
 mod handshake;
 mod memory;
 mod notices;
