@@ -82,6 +82,8 @@ mutants! {
     ReplicaIdReused = "replica-id-reused",
 
     // Consensus: reads.
+    /// A leader counts on its lease for as long as the promise lasts on its own clock, whatever the others' show.
+    LeaseIgnoresDrift = "lease-ignores-drift",
     /// A leader that told its heir to stand keeps its lease.
     LeaseKeptInTransfer = "lease-kept-in-transfer",
     /// A leader confirms reads before it committed an entry of its term.

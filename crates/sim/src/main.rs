@@ -23,12 +23,15 @@ use conclave_sim::{
 const USAGE: &str = "\
 Runs a simulated cluster under faults, seed by seed, and checks everything it did.
 
-Usage: conclave-sim --seeds A..B [--hours N] [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm] [--brief | --verbose]
+Usage: conclave-sim --seeds A..B [--hours N] [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm]
+                    [--lease-bound-ppm N] [--brief | --verbose]
 
   --seeds A..B    the seeds A up to, not including, B; or a single one
   --hours N       stop after so many simulated hours, if the seeds last so long
   --seconds N     simulated seconds of faults a seed (default 60)
   --calm          no faults, and only what clients saw is judged: what even a mutant must pass
+  --lease-bound-ppm N
+                  leaders keep leases and rely on clocks that drift by no more than N parts in a million; they drift by 100,000
   --once          run each seed once instead of twice
   --threads N     run so many seeds at a time (default 1)
   --mutant NAME   put a bug in (in a build with the feature `mutants`) and stop at the first seed in which it is seen
@@ -80,6 +83,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
             }
             "--mutant" => put_in(&mut parsed, &value()?)?,
             "--calm" => parsed.plan.calm = true,
+            "--lease-bound-ppm" => {
+                let bound = value()?.parse().map_err(|_| "--lease-bound-ppm wants a number")?;
+                parsed.plan.lease_bound_ppm = Some(bound);
+            }
             "--once" => parsed.once = true,
             "--brief" => parsed.brief = true,
             "--verbose" => parsed.plan.print = true,

@@ -175,6 +175,12 @@ impl Options {
         self.node.stall_ppm = 0;
     }
 
+    /// Leaders keep leases and rely on this bound, while clocks drift by as much as they ever do.
+    pub fn rely_on(&mut self, bound_ppm: u32) {
+        self.keep_leases(DRIFT_PPM_MAX);
+        self.lease_drift_ppm = Some(bound_ppm);
+    }
+
     /// Whether members come and go.
     #[must_use]
     pub fn has_spares(&self) -> bool {
@@ -230,12 +236,16 @@ impl Options {
     /// A lease holds where clocks keep to a bound, so none jumps.
     fn draw_leases(&mut self, rng: &mut Rng) {
         if rng.chance(250_000) {
-            let drift = if rng.bits() & 1 == 0 { 100_000 } else { self.faults.drift_ppm };
-            self.faults.drift_ppm = drift;
-            self.faults.jump_every = 0;
-            self.faults.partition_every = 2 * SECOND;
-            self.lease_drift_ppm = u32::try_from(drift).ok();
+            let drift = if rng.bits() & 1 == 0 { DRIFT_PPM_MAX } else { self.faults.drift_ppm };
+            self.keep_leases(drift);
         }
+    }
+
+    fn keep_leases(&mut self, drift_ppm: u64) {
+        self.faults.drift_ppm = drift_ppm;
+        self.faults.jump_every = 0;
+        self.faults.partition_every = 2 * SECOND;
+        self.lease_drift_ppm = u32::try_from(drift_ppm).ok();
     }
 }
 
@@ -282,6 +292,9 @@ impl NetworkOptions {
     }
 }
 
+/// The farthest that a clock's rate is off, in parts per million: as far as a core lets an operator state.
+const DRIFT_PPM_MAX: u64 = 100_000;
+
 /// How often a node crashes where faults are many and short.
 const HECTIC_CRASH: SimTime = 800 * MS;
 
@@ -302,7 +315,7 @@ impl FaultOptions {
         // Many faults, each short: leaders change before what they began is done.
         let hectic = rng.chance(200_000);
         let ambush = *rng.pick(&[0, 0, 10_000, 50_000, 200_000]);
-        let drift = *rng.pick(&[0, 50, 500, 100_000]);
+        let drift = *rng.pick(&[0, 50, 500, DRIFT_PPM_MAX]);
         Self {
             crash_every: if hectic { HECTIC_CRASH } else { every(rng, 2 * SECOND, 15 * SECOND) },
             disk_crash_every: every(rng, 2 * SECOND, 15 * SECOND),

@@ -76,6 +76,12 @@ impl Clients {
         self.ask(context, PROBE, node, action, patience)
     }
 
+    /// Reads what the runner writes.
+    pub(crate) fn look(&mut self, context: &mut Context, node: u64, patience: SimTime) -> Op {
+        let action = Action::Read { from: PROBE_KEYS, to: PROBE_KEYS + 1 };
+        self.ask(context, PROBE, node, action, patience)
+    }
+
     fn ask(
         &mut self,
         context: &mut Context,

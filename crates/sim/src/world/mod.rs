@@ -7,6 +7,7 @@ mod endings;
 mod faults;
 mod kv;
 mod lease;
+mod lease_drills;
 mod node;
 mod queue;
 mod threads;
@@ -253,8 +254,8 @@ pub(crate) struct World {
     clients: Clients,
     /// When and where faults strike.
     faults: Rng,
-    /// Events in the present second.
-    second_events: u64,
+    /// A second, and its events so far.
+    second: (SimTime, u64),
 }
 
 /// An ordinary second has about a thousand.
@@ -286,7 +287,7 @@ impl World {
             membership,
             healed: false,
         };
-        let mut world = Self { context, nodes, clients, faults, second_events: 0 };
+        let mut world = Self { context, nodes, clients, faults, second: (0, 0) };
         for node in world.nodes.iter_mut().filter(|node| node.replica.is_some()) {
             node.boot(&mut world.context)?;
         }
@@ -302,11 +303,11 @@ impl World {
     /// Lets time pass.
     pub(crate) fn run_until(&mut self, until: SimTime) -> Result<(), Violation> {
         while let Some((at, event)) = self.context.queue.pop(until) {
-            if at / SECOND != self.context.now / SECOND {
-                self.second_events = 0;
+            if self.second.0 != at / SECOND {
+                self.second = (at / SECOND, 0);
             }
-            self.second_events += 1;
-            if self.second_events > EVENTS_A_SECOND_MAX {
+            self.second.1 += 1;
+            if self.second.1 > EVENTS_A_SECOND_MAX {
                 let what =
                     format!("more than {EVENTS_A_SECOND_MAX} events in one second: messages breed messages");
                 return Err(Violation::new("storm", what));
