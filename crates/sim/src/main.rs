@@ -249,7 +249,7 @@ fn line(c: &Counters) -> String {
     format!(
         "{} operations ({} answered, {} refused, {} unknown), {} entries, {} faults \
          ({} crashes, {} of them inside a disk operation, {} blackouts, {} kills, {} partitions, {} pauses, {} jumps, {} transfers, \
-         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots, {} membership changes asked, {} configurations chosen, {} nodes wiped",
+         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots, {} membership changes asked, {} configurations chosen, {} nodes wiped, {} naps",
         c.operations(),
         c.answered,
         c.refused,
@@ -272,6 +272,7 @@ fn line(c: &Counters) -> String {
         c.snapshots,
         c.changes,
         c.memberships,
-        c.retired
+        c.retired,
+        c.naps
     )
 }

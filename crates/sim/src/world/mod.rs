@@ -13,6 +13,8 @@ mod queue;
 mod threads;
 mod wire;
 
+use std::sync::atomic::Ordering;
+
 use conclave_consensus::{Config, NodeId, ReplicaId, SnapshotMeta};
 
 use self::{
@@ -87,6 +89,8 @@ pub struct Counters {
     pub retired: u64,
     /// Configurations chosen.
     pub memberships: u64,
+    /// Times a leader fell asleep.
+    pub naps: u64,
 }
 
 impl Counters {
@@ -151,6 +155,7 @@ impl Counters {
             memberships,
             changes,
             retired,
+            naps,
         } = self;
         [
             answered,
@@ -177,12 +182,13 @@ impl Counters {
             memberships,
             changes,
             retired,
+            naps,
         ]
     }
 }
 
 /// How many counters there are.
-const COUNTERS: usize = 24;
+const COUNTERS: usize = 25;
 
 /// The checkers that watch a run while it goes on.
 #[derive(Debug, Default)]
@@ -427,6 +433,7 @@ impl World {
             packets_doubled: net.duplicated,
             elections: self.context.checks.elections.elections() as u64,
             entries: self.context.checks.machines.last().0,
+            naps: self.nodes.iter().map(|node| node.naps.load(Ordering::Relaxed)).sum(),
             ..self.context.counters
         }
     }
