@@ -97,13 +97,17 @@ impl Raft {
         self.members.reset(meta.slot, meta.config.clone(), kept);
         self.members.commit(self.committed);
         let (at, config) = self.members.in_force().clone();
-        self.outbox.push(Effect::Membership { config, at, committed: self.members.is_settled() });
+        self.outbox.push(Effect::Membership {
+            config: config.into(),
+            at,
+            committed: self.members.is_settled(),
+        });
         self.delivery_read = None;
         self.delivered = meta.slot;
         self.state = meta.clone();
         let mark = self.outbox.next_mark(self.ballot());
         self.fetch = Fetch::Installing(mark);
-        self.outbox.push(Effect::InstallSnapshot { mark, meta });
+        self.outbox.push(Effect::InstallSnapshot { mark, meta: meta.into() });
     }
 
     fn recount_uncommitted(&mut self) {

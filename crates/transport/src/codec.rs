@@ -20,7 +20,7 @@ use prost::Message as _;
 
 use crate::{
     Packet, VERSION_MAX,
-    consensus::{self, HeadReader, payload_len},
+    consensus::{self, HeadReader, Payloads, payload_len},
     elements,
     wire::{AliveHead, CallHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
 };
@@ -352,12 +352,15 @@ impl Decoder {
     /// # Errors
     /// Bytes that are no frames. Packets before them have been added; the rest of the stream is worthless.
     pub fn decode(&mut self, buffer: &mut BytesMut, packets: &mut Vec<Packet>) -> Result<usize, FrameError> {
-        let (mut whole, mut broken) = (0, None);
+        let (mut whole, mut payloads, mut broken) = (0, false, None);
         let missing = loop {
             let rest = &buffer[whole..];
             let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { break HEADER_BYTES - rest.len() };
             match self.frame_len(header) {
-                Ok(len) if rest.len() >= len => whole += len,
+                Ok(len) if rest.len() >= len => {
+                    whole += len;
+                    payloads |= has_payloads(header);
+                }
                 Ok(len) => break len - rest.len(),
                 Err(error) => {
                     broken = Some(error);
@@ -365,16 +368,25 @@ impl Decoder {
                 }
             }
         };
-        if whole > 0 {
+        if payloads {
             let run = buffer.split_to(whole).freeze();
-            let mut start = 0;
-            while let Some(header) = run[start..].first_chunk::<HEADER_BYTES>() {
-                let end = start + self.frame_len(header)?;
-                packets.extend(self.frame(&run, start..end)?);
-                start = end;
-            }
+            self.frames(&run, &run, packets)?;
+        } else {
+            // Nothing of these bytes is kept, so the buffer stays whole.
+            self.frames(&Bytes::new(), &buffer[..whole], packets)?;
+            buffer.advance(whole);
         }
         broken.map_or(Ok(missing), Err)
+    }
+
+    /// Reads whole frames; `run` shares their bytes, unless none has payloads.
+    fn frames(&mut self, run: &Bytes, mut bytes: &[u8], packets: &mut Vec<Packet>) -> Result<(), FrameError> {
+        while let Some(header) = bytes.first_chunk::<HEADER_BYTES>() {
+            let (frame, rest) = bytes.split_at(self.frame_len(header)?);
+            self.frame(run, frame, packets)?;
+            bytes = rest;
+        }
+        Ok(())
     }
 
     fn frame_len(&self, header: &[u8; HEADER_BYTES]) -> Result<usize, FrameError> {
@@ -392,24 +404,22 @@ impl Decoder {
         Ok(HEADER_BYTES + length)
     }
 
-    /// Reads the frame that lies there in `run`.
-    fn frame(&mut self, run: &Bytes, at: Range<usize>) -> Result<Option<Packet>, FrameError> {
-        let frame = &run[at.clone()];
-        let mut header = &frame[..HEADER_BYTES];
+    /// Reads a frame, whose payloads share the bytes of `run`.
+    fn frame(&mut self, run: &Bytes, frame: &[u8], packets: &mut Vec<Packet>) -> Result<(), FrameError> {
+        let (mut header, content) = frame.split_at(HEADER_BYTES);
         if header.get_u32_le() != crc32fast::hash(&frame[4..]) {
             return Err(FrameError::Checksum);
         }
         let _length = header.get_u32_le();
         let head_len = header.get_u32_le() as usize;
         let kind = header.get_u8();
-        let elements_max = self.frame_bytes_max / ELEMENT_BYTES_MIN;
-        elements::check(kind, &frame[HEADER_BYTES..HEADER_BYTES + head_len], elements_max)?;
-        let head = at.start + HEADER_BYTES..at.start + HEADER_BYTES + head_len;
-        let payloads = head.end..at.end;
+        let (head, payloads) = content.split_at(head_len);
+        elements::check(kind, head, self.frame_bytes_max / ELEMENT_BYTES_MIN)?;
         if kind == CONSENSUS {
-            return self.consensus.read(run, head, payloads).map(Some);
+            packets.push(self.consensus.read(head, Payloads::of(run, payloads))?);
+            return Ok(());
         }
-        let (head, mut payloads) = (run.slice(head), run.slice(payloads));
+        let mut payloads = run.slice_ref(payloads);
         let packet = match kind {
             ALIVE => Packet::Alive { epoch: Epoch(AliveHead::decode(head)?.epoch) },
             FORWARD => self.forward(head, &mut payloads)?,
@@ -431,16 +441,17 @@ impl Decoder {
             }
             _ => {
                 self.unknown += 1;
-                return Ok(None);
+                return Ok(());
             }
         };
         if !payloads.is_empty() {
             return Err(FrameError::Malformed("bytes behind the last payload"));
         }
-        Ok(Some(packet))
+        packets.push(packet);
+        Ok(())
     }
 
-    fn forward(&mut self, bytes: Bytes, payloads: &mut Bytes) -> Result<Packet, FrameError> {
+    fn forward(&mut self, bytes: &[u8], payloads: &mut Bytes) -> Result<Packet, FrameError> {
         let head = &mut self.forward;
         head.clear();
         head.merge(bytes)?;
@@ -454,7 +465,11 @@ impl Decoder {
     }
 }
 
-fn refused(head: Bytes) -> Result<Packet, FrameError> {
+fn has_payloads(header: &[u8; HEADER_BYTES]) -> bool {
+    header[4..8] != header[8..12]
+}
+
+fn refused(head: &[u8]) -> Result<Packet, FrameError> {
     let head = RefusedHead::decode(head)?;
     let outcome = match head.outcome {
         0 => Outcome::Dropped,

@@ -34,17 +34,17 @@ pub(crate) fn check(kind: u8, head: &[u8], max: usize) -> Result<(), FrameError>
     for (field, layout) in fields_of(kind) {
         let mut count = 0;
         let mut reader = Reader { rest: head };
-        while let Some((key, value)) = reader.key()? {
-            count += match (key == *field, value) {
+        while let Some(key) = reader.key()? {
+            count += match (key >> 3 == *field, key as u8 & 7) {
                 (true, BYTES) if *layout == Layout::Numbers => {
                     reader.bytes()?.iter().filter(|byte| **byte < 0x80).count()
                 }
                 (true, BYTES | VARINT) => {
-                    reader.skip(value)?;
+                    reader.skip(key)?;
                     1
                 }
                 _ => {
-                    reader.skip(value)?;
+                    reader.skip(key)?;
                     0
                 }
             };

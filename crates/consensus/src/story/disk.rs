@@ -24,7 +24,9 @@ impl Disk {
     pub(super) fn apply(&mut self, op: &LogOp) {
         match op {
             LogOp::Meta(meta) => self.meta = meta.clone(),
-            LogOp::Put(entry) => drop(self.entries.insert(entry.slot, entry.clone())),
+            LogOp::Put(entries) => {
+                self.entries.extend(entries.iter().map(|entry| (entry.slot, entry.clone())))
+            }
             LogOp::TruncateFrom(slot) => drop(self.entries.split_off(slot)),
             LogOp::CutBelow(slot) => {
                 self.entries = self.entries.split_off(slot);

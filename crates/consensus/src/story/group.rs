@@ -290,7 +290,7 @@ impl<'a> Group<'a> {
                 self.say(format!("{id} writes {}{then_line}", show::ops(&ops)));
                 self.write(id, Write { ops, then, done: Some(Input::Persisted(mark)) })?;
             }
-            Effect::Commit(entries) => self.commit(id, entries)?,
+            Effect::Commit(entries) => self.commit(id, &entries)?,
             Effect::Lost { id: proposal, outcome } => {
                 self.say(format!("{id} lost proposal {}: {outcome:?}", proposal.sequence));
             }
@@ -305,7 +305,7 @@ impl<'a> Group<'a> {
                 self.say(format!("{id} fetches a snapshot of at least {at_least} from {from}"));
                 self.replica(id)?.fetching = Some((at_least, *from));
             }
-            Effect::InstallSnapshot { mark, meta } => self.install(id, mark, meta)?,
+            Effect::InstallSnapshot { mark, meta } => self.install(id, mark, *meta)?,
             Effect::Membership { config, at, committed } => {
                 let how = if committed { "is committed" } else { "is in force" };
                 self.say(format!("{id} the membership of {at} {how}"));
@@ -334,7 +334,7 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    fn commit(&mut self, id: ReplicaId, entries: Vec<Entry>) -> Result<(), StoryError> {
+    fn commit(&mut self, id: ReplicaId, entries: &[Entry]) -> Result<(), StoryError> {
         let node = self.replica(id)?.node;
         let mine = entries.iter().filter(|entry| entry.id.node == node && !entry.id.is_none());
         let mine: String = mine.map(|entry| format!(" {}", entry.id.sequence)).collect();

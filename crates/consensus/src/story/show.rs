@@ -64,7 +64,9 @@ pub(super) fn ops(ops: &[LogOp]) -> String {
     for op in ops {
         match op {
             LogOp::Meta(_) => parts.push("meta".to_owned()),
-            LogOp::Put(entry) => puts.push(format!("{}:{}", entry.slot, ballot(entry.ballot))),
+            LogOp::Put(entries) => {
+                puts.extend(entries.iter().map(|entry| format!("{}:{}", entry.slot, ballot(entry.ballot))));
+            }
             LogOp::TruncateFrom(slot) => parts.push(format!("truncate-from {slot}")),
             LogOp::CutBelow(slot) => parts.push(format!("cut-below {slot}")),
             LogOp::Reset(meta) => parts.push(format!("reset {}", meta.slot)),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_consensus::{Class, Consensus, Epoch, Input, Message, NodeId, ReadMode, ReplicaId};
+use conclave_consensus::{Class, Consensus, Entries, Epoch, Input, Message, NodeId, ReadMode, ReplicaId};
 use conclave_raft::{RaftConfig, describe};
 
 use crate::cluster::{Cluster, ELECTION, HEARTBEAT, replica};
@@ -185,7 +185,7 @@ fn raise_term(cluster: &mut Cluster, from: u64, to: u64) {
     let term = u8::try_from(cluster.status(replica(to)).ballot.round + 1).unwrap();
     let head = Bytes::from(vec![0x08, 1, 0x10, term, 0x7a, 0]);
     let (from, to) = (replica(from), replica(to));
-    let message = Message { from, to, class: Class::Control, head, entries: Vec::new() };
+    let message = Message { from, to, class: Class::Control, head: head.into(), entries: Entries::default() };
     cluster.input(to, Input::Message(message)).unwrap();
 }
 

@@ -406,12 +406,12 @@ impl Host {
                 Effect::FetchSnapshot { at_least, from } => self.fetch(group, at_least, &from),
                 Effect::InstallSnapshot { mark, meta } => {
                     g.generation = meta.generation;
-                    self.effects.push(HostEffect::Install { group, mark, meta });
+                    self.effects.push(HostEffect::Install { group, mark, meta: *meta });
                 }
                 Effect::Membership { config, .. } => {
-                    g.addresses.enter(config.clone());
+                    g.addresses.enter((*config).clone());
                     self.share_nodes(group);
-                    self.effects.push(HostEffect::Membership { group, config });
+                    self.effects.push(HostEffect::Membership { group, config: *config });
                 }
                 Effect::Role { ballot, leader, serving } => {
                     led_anew |= leader.is_some() && g.leader != leader;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use conclave_consensus::{Entry, GroupId, Mark, SnapshotMeta};
+use conclave_consensus::{Entries, GroupId, Mark, SnapshotMeta};
 use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError, background};
 
 use super::{Fatal, Shared, ShellInput, clock};
@@ -15,7 +15,7 @@ use crate::{Applier, HostInput};
 /// Work for the apply thread, which owns the state machines.
 #[derive(Debug)]
 pub(crate) enum ApplyJob {
-    Entries { group: GroupId, entries: Vec<Entry> },
+    Entries { group: GroupId, entries: Entries },
     Install { group: GroupId, mark: Mark, meta: SnapshotMeta },
     Checkpointed { group: GroupId },
     Snapshot { group: GroupId, answer: SyncSender<Option<Box<dyn SnapshotSource>>> },

@@ -136,9 +136,11 @@ impl Disk {
                     }
                     self.meta = meta.clone();
                 }
-                LogOp::Put(entry) => {
-                    self.log.truncate(index(entry.slot));
-                    self.log.push(entry.clone());
+                LogOp::Put(entries) => {
+                    for entry in entries {
+                        self.log.truncate(index(entry.slot));
+                        self.log.push(entry.clone());
+                    }
                 }
                 LogOp::TruncateFrom(slot) => self.log.truncate(index(*slot)),
                 // Nothing is compacted within the bounds, and no snapshot is offered.

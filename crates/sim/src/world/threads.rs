@@ -9,7 +9,7 @@ use bytes::Bytes;
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
 use conclave_consensus::{
-    Config, Entry, Kind, LogOp, LogReadId, Mark, NodeId, Slot, SlotRange, SnapshotMeta,
+    Config, Entries, Entry, Kind, LogOp, LogReadId, Mark, NodeId, Slot, SlotRange, SnapshotMeta,
 };
 use conclave_replica::{HostInput, SnapshotServer};
 use conclave_storage::{LogStore, Replies, SnapshotSink, StateError};
@@ -43,7 +43,7 @@ pub(super) struct LogBatch {
 /// Work for the state machine.
 #[derive(Debug)]
 pub(super) enum ApplyJob {
-    Entries(Vec<Entry>),
+    Entries(Entries),
     Install { mark: Mark, meta: SnapshotMeta },
 }
 
