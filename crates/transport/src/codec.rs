@@ -10,7 +10,8 @@
 //! agreed on when the connection was made; a reader understands every version.
 //!
 //! Encoding copies a payload shorter than [`INLINE_BYTES_MAX`] once, beside its head, and a longer one never: the
-//! [`Encoder`] is a [`Buf`] of many chunks for a vectored write. Decoding copies nothing.
+//! [`Encoder`] is a [`Buf`] of many chunks for a vectored write. Decoding copies the payloads of a frame at once where they are as short
+//! together, so that a few bytes keep no buffer alive, and the buffer can be read into again; else they share it.
 
 use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
@@ -20,7 +21,7 @@ use prost::Message as _;
 
 use crate::{
     Packet, VERSION_MAX,
-    consensus::{self, HeadReader, Payloads, payload_len},
+    consensus::{self, HeadReader, payload_len},
     elements,
     wire::{AliveHead, CallHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
 };
@@ -32,7 +33,8 @@ pub const HEAD_BYTES_MAX: usize = 4 << 20;
 /// What an entry, proposal or id counts for at least in the length of a frame, however few bytes it takes: about as much as it takes in memory. It
 /// is less than what engines reckon with, so that what they keep within a frame's length is within its number of elements.
 pub const ELEMENT_BYTES_MIN: usize = 64;
-/// Payloads up to this length are copied beside their head, longer ones are written from where they lie.
+/// Payloads up to this length are copied beside their head, longer ones are written from where they lie; and a frame's payloads up to this
+/// length together are copied out of the buffer they came in, longer ones share it.
 pub const INLINE_BYTES_MAX: usize = 4 << 10;
 
 pub(crate) const CONSENSUS: u8 = 1;
@@ -352,14 +354,14 @@ impl Decoder {
     /// # Errors
     /// Bytes that are no frames. Packets before them have been added; the rest of the stream is worthless.
     pub fn decode(&mut self, buffer: &mut BytesMut, packets: &mut Vec<Packet>) -> Result<usize, FrameError> {
-        let (mut whole, mut payloads, mut broken) = (0, false, None);
+        let (mut whole, mut shared, mut broken) = (0, false, None);
         let missing = loop {
             let rest = &buffer[whole..];
             let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { break HEADER_BYTES - rest.len() };
             match self.frame_len(header) {
                 Ok(len) if rest.len() >= len => {
                     whole += len;
-                    payloads |= has_payloads(header);
+                    shared |= payloads_len(header) > INLINE_BYTES_MAX;
                 }
                 Ok(len) => break len - rest.len(),
                 Err(error) => {
@@ -368,7 +370,7 @@ impl Decoder {
                 }
             }
         };
-        if payloads {
+        if shared {
             let run = buffer.split_to(whole).freeze();
             self.frames(&run, &run, packets)?;
         } else {
@@ -379,7 +381,7 @@ impl Decoder {
         broken.map_or(Ok(missing), Err)
     }
 
-    /// Reads whole frames; `run` shares their bytes, unless none has payloads.
+    /// Reads whole frames; `run` shares their bytes, where they have payloads to share.
     fn frames(&mut self, run: &Bytes, mut bytes: &[u8], packets: &mut Vec<Packet>) -> Result<(), FrameError> {
         while let Some(header) = bytes.first_chunk::<HEADER_BYTES>() {
             let (frame, rest) = bytes.split_at(self.frame_len(header)?);
@@ -404,7 +406,7 @@ impl Decoder {
         Ok(HEADER_BYTES + length)
     }
 
-    /// Reads a frame, whose payloads share the bytes of `run`.
+    /// Reads a frame. Long payloads share the bytes of `run`.
     fn frame(&mut self, run: &Bytes, frame: &[u8], packets: &mut Vec<Packet>) -> Result<(), FrameError> {
         let (mut header, content) = frame.split_at(HEADER_BYTES);
         if header.get_u32_le() != crc32fast::hash(&frame[4..]) {
@@ -415,12 +417,13 @@ impl Decoder {
         let kind = header.get_u8();
         let (head, payloads) = content.split_at(head_len);
         elements::check(kind, head, self.frame_bytes_max / ELEMENT_BYTES_MIN)?;
-        if kind == CONSENSUS {
-            packets.push(self.consensus.read(head, Payloads::of(run, payloads))?);
-            return Ok(());
-        }
-        let mut payloads = run.slice_ref(payloads);
+        let mut payloads = if payloads.len() > INLINE_BYTES_MAX {
+            run.slice_ref(payloads)
+        } else {
+            Bytes::copy_from_slice(payloads)
+        };
         let packet = match kind {
+            CONSENSUS => self.consensus.read(head, &mut payloads)?,
             ALIVE => Packet::Alive { epoch: Epoch(AliveHead::decode(head)?.epoch) },
             FORWARD => self.forward(head, &mut payloads)?,
             REFUSED => refused(head)?,
@@ -458,15 +461,17 @@ impl Decoder {
         let mut batch = Vec::with_capacity(head.batch.len());
         for proposal in &head.batch {
             let id = ProposalId { node: NodeId(proposal.node), sequence: proposal.sequence };
-            batch.push(Proposal { id, payload: take_payload(payloads, proposal.payload_len)? });
+            batch.push(Proposal { id, payload: take_payload(payloads, u64::from(proposal.payload_len))? });
         }
         head.batch.shrink_to(1024);
         Ok(Packet::Forward { group: GroupId(head.group), batch })
     }
 }
 
-fn has_payloads(header: &[u8; HEADER_BYTES]) -> bool {
-    header[4..8] != header[8..12]
+/// What a header that was found sound says of payloads.
+fn payloads_len(header: &[u8; HEADER_BYTES]) -> usize {
+    let mut fields = &header[4..];
+    (fields.get_u32_le() - fields.get_u32_le()) as usize
 }
 
 fn refused(head: &[u8]) -> Result<Packet, FrameError> {
@@ -480,12 +485,11 @@ fn refused(head: &[u8]) -> Result<Packet, FrameError> {
     Ok(Packet::Refused { group: GroupId(head.group), ids: ids.collect(), outcome, busy: head.busy })
 }
 
-fn take_payload(payloads: &mut Bytes, len: u32) -> Result<Bytes, FrameError> {
-    let len = len as usize;
-    if payloads.len() < len {
+pub(crate) fn take_payload(payloads: &mut Bytes, len: u64) -> Result<Bytes, FrameError> {
+    if len > payloads.len() as u64 {
         return Err(FrameError::Malformed("payloads end early"));
     }
-    Ok(payloads.split_to(len))
+    Ok(payloads.split_to(len as usize))
 }
 
 fn outcome_code(outcome: Outcome) -> u32 {

@@ -13,7 +13,7 @@ use prost::Message as _;
 
 use crate::{
     Packet,
-    codec::FrameError,
+    codec::{FrameError, take_payload},
     varint::{self, BYTES, FIXED64, Reader, VARINT, key, put, put_field},
     wire::{EntryHead, RunHead},
 };
@@ -166,8 +166,8 @@ pub(crate) struct HeadReader {
 }
 
 impl HeadReader {
-    /// The packet with this head and these payloads.
-    pub(crate) fn read(&mut self, head: &[u8], mut payloads: Payloads<'_>) -> Result<Packet, FrameError> {
+    /// The packet with this head, which takes its payloads off.
+    pub(crate) fn read(&mut self, head: &[u8], payloads: &mut Bytes) -> Result<Packet, FrameError> {
         let (mut group, mut from, mut to, mut class) = (0, 0, 0, 0);
         let mut own = Head::default();
         self.clear();
@@ -179,7 +179,7 @@ impl HeadReader {
                 TO => to = reader.number()?,
                 CLASS => class = reader.number()?,
                 OWN => own = Head::from(reader.bytes()?),
-                ENTRY => self.entries.push(entry(reader.bytes()?, &mut payloads)?),
+                ENTRY => self.entries.push(entry(reader.bytes()?, payloads)?),
                 RUN => self.runs.push(run(Reader { rest: reader.bytes()? })?),
                 LEN => self.lens.push(reader.number()?),
                 LENS => numbers(reader.bytes()?, &mut self.lens)?,
@@ -191,8 +191,7 @@ impl HeadReader {
                 key => reader.skip(key)?,
             }
         }
-        self.take_runs(&mut payloads)?;
-        payloads.end()?;
+        self.take_runs(payloads)?;
         let class = class_of(class).ok_or(FrameError::Malformed("unknown class of message"))?;
         let (from, to) = (ReplicaId(from), ReplicaId(to));
         let entries =
@@ -214,7 +213,7 @@ impl HeadReader {
         entries.shrink_to(KEPT);
     }
 
-    fn take_runs(&mut self, payloads: &mut Payloads<'_>) -> Result<(), FrameError> {
+    fn take_runs(&mut self, payloads: &mut Bytes) -> Result<(), FrameError> {
         let count = self.lens.len();
         if self.runs.iter().map(|run| u64::from(run.count)).sum::<u64>() != count as u64 {
             return Err(FrameError::Malformed("runs and payloads differ in number"));
@@ -235,35 +234,6 @@ impl HeadReader {
     }
 }
 
-/// Payloads end to end, not yet taken.
-pub(crate) struct Payloads<'a> {
-    /// What they share.
-    run: &'a Bytes,
-    rest: &'a [u8],
-}
-
-impl<'a> Payloads<'a> {
-    /// Those that lie in `rest`, a part of `run`.
-    pub(crate) fn of(run: &'a Bytes, rest: &'a [u8]) -> Self {
-        Self { run, rest }
-    }
-
-    fn take(&mut self, len: u64) -> Result<Bytes, FrameError> {
-        let taken = usize::try_from(len).ok().and_then(|len| self.rest.split_at_checked(len));
-        let (payload, rest) = taken.ok_or(FrameError::Malformed("payloads end early"))?;
-        self.rest = rest;
-        Ok(self.run.slice_ref(payload))
-    }
-
-    fn end(&self) -> Result<(), FrameError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(FrameError::Malformed("bytes behind the last payload"))
-        }
-    }
-}
-
 fn numbers(bytes: &[u8], out: &mut Vec<u64>) -> Result<(), FrameError> {
     let mut reader = Reader { rest: bytes };
     while !reader.rest.is_empty() {
@@ -272,7 +242,7 @@ fn numbers(bytes: &[u8], out: &mut Vec<u64>) -> Result<(), FrameError> {
     Ok(())
 }
 
-fn entry(head: &[u8], payloads: &mut Payloads<'_>) -> Result<Entry, FrameError> {
+fn entry(head: &[u8], payloads: &mut Bytes) -> Result<Entry, FrameError> {
     let head = EntryHead::decode(head)?;
     Ok(Entry {
         slot: Slot(head.slot),
@@ -283,7 +253,7 @@ fn entry(head: &[u8], payloads: &mut Payloads<'_>) -> Result<Entry, FrameError> 
         },
         kind: kind_of(head.kind)?,
         id: ProposalId { node: NodeId(head.id_node), sequence: head.id_sequence },
-        payload: payloads.take(u64::from(head.payload_len))?,
+        payload: take_payload(payloads, u64::from(head.payload_len))?,
     })
 }
 
@@ -312,7 +282,7 @@ fn take_run(
     run: &RunHead,
     lens: &[u64],
     gaps: &[u64],
-    payloads: &mut Payloads<'_>,
+    payloads: &mut Bytes,
     entries: &mut Vec<Entry>,
 ) -> Result<(), FrameError> {
     const PAST: FrameError = FrameError::Malformed("a run leaves the number space");
@@ -333,7 +303,7 @@ fn take_run(
             ballot,
             kind,
             id: ProposalId { node: NodeId(run.id_node), sequence },
-            payload: payloads.take(*len)?,
+            payload: take_payload(payloads, *len)?,
         });
     }
     Ok(())
@@ -457,7 +427,7 @@ mod tests {
         let lens = [0x40, 1, 0x40, 1, 0x48, 0, 0x48, 3, 0x7d, 1, 2, 3, 4];
         let bytes = Bytes::from([&run[..], &lens, b"xy"].concat());
         let (head, payloads) = bytes.split_at(bytes.len() - 2);
-        let packet = HeadReader::default().read(head, Payloads::of(&bytes, payloads)).unwrap();
+        let packet = HeadReader::default().read(head, &mut bytes.slice_ref(payloads)).unwrap();
         let Packet::Consensus { message, .. } = packet else { panic!() };
         let entries: Vec<_> = message
             .entries
@@ -465,8 +435,7 @@ mod tests {
             .map(|entry| (entry.slot.0, entry.id.sequence, &entry.payload[..]))
             .collect();
         assert_eq!(entries, [(5, 0, &b"x"[..]), (6, 4, b"y")]);
-        let (other, none) = ([0x42, 1, 0, 0x3d, 1, 2, 3, 4], Bytes::new());
-        let read = HeadReader::default().read(&other, Payloads::of(&none, &[]));
+        let read = HeadReader::default().read(&[0x42, 1, 0, 0x3d, 1, 2, 3, 4], &mut Bytes::new());
         assert!(read.is_err(), "a run is no number");
     }
 }

@@ -305,13 +305,18 @@ fn a_packet_too_long_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn payloads_are_slices_of_what_was_received() {
-    let mut buffer = encoded(&[append(1..4, &Bytes::from(vec![7; 100]))]);
-    let range = buffer.as_ptr_range();
-    let mut packets = Vec::new();
-    Decoder::new(MAX).decode(&mut buffer, &mut packets).unwrap();
-    let Packet::Consensus { message, .. } = &packets[0] else { panic!() };
-    assert!(message.entries.iter().all(|entry| range.contains(&entry.payload.as_ptr())));
+fn long_payloads_are_slices_of_what_was_received_and_short_ones_let_go_of_it() {
+    for (len, shared) in [(16, false), (INLINE_BYTES_MAX / 3, false), (INLINE_BYTES_MAX / 3 + 1, true)] {
+        let payload = Bytes::from(vec![7; len]);
+        let mut buffer = encoded(&[append(1..4, &payload)]);
+        let range = buffer.as_ptr_range();
+        let mut packets = Vec::new();
+        Decoder::new(MAX).decode(&mut buffer, &mut packets).unwrap();
+        let Packet::Consensus { message, .. } = &packets[0] else { panic!() };
+        assert!(message.entries.iter().all(|entry| entry.payload == payload), "{len}");
+        let lies_there = |entry: &Entry| range.contains(&entry.payload.as_ptr());
+        assert!(message.entries.iter().all(|entry| lies_there(entry) == shared), "{len}");
+    }
 }
 
 /// The head of a message with two entries, in runs: their number, the lengths of payloads, the gaps.
