@@ -339,12 +339,15 @@ impl Decoder {
     /// # Errors
     /// Bytes that are no frames. Packets before them have been added; the rest of the stream is worthless.
     pub fn decode(&mut self, buffer: &mut BytesMut, packets: &mut Vec<Packet>) -> Result<usize, FrameError> {
-        let (mut whole, mut broken) = (0, None);
+        let (mut whole, mut frames, mut broken) = (0, 0, None);
         let missing = loop {
             let rest = &buffer[whole..];
             let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { break HEADER_BYTES - rest.len() };
             match self.frame_len(header) {
-                Ok(len) if rest.len() >= len => whole += len,
+                Ok(len) if rest.len() >= len => {
+                    whole += len;
+                    frames += 1;
+                }
                 Ok(len) => break len - rest.len(),
                 Err(error) => {
                     broken = Some(error);
@@ -354,6 +357,7 @@ impl Decoder {
         };
         if whole > 0 {
             let run = buffer.split_to(whole).freeze();
+            packets.reserve(frames);
             let mut start = 0;
             while let Some(header) = run[start..].first_chunk::<HEADER_BYTES>() {
                 let end = start + self.frame_len(header)?;

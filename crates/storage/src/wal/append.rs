@@ -144,13 +144,15 @@ impl State {
                 self.groups.entry(group).or_default().meta = bytes::Bytes::copy_from_slice(meta);
             }
             LogOp::Put(entry) => {
-                if entry.slot < self.groups.entry(group).or_default().first {
-                    return Ok(());
-                }
                 let start = buffer.len();
                 record::encode_put(buffer, entry);
                 let place = self.place_of(buffer, start);
-                self.groups.entry(group).or_default().put(entry.slot, place, &mut self.usage);
+                let log = self.groups.entry(group).or_default();
+                if entry.slot < log.first {
+                    buffer.truncate(start);
+                    return Ok(());
+                }
+                log.put(entry.slot, place, &mut self.usage);
             }
             LogOp::TruncateFrom(slot) => {
                 record::encode_truncate_from(buffer, *slot);
