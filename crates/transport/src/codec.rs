@@ -354,13 +354,14 @@ impl Decoder {
     /// # Errors
     /// Bytes that are no frames. Packets before them have been added; the rest of the stream is worthless.
     pub fn decode(&mut self, buffer: &mut BytesMut, packets: &mut Vec<Packet>) -> Result<usize, FrameError> {
-        let (mut whole, mut shared, mut broken) = (0, false, None);
+        let (mut whole, mut frames, mut shared, mut broken) = (0, 0, false, None);
         let missing = loop {
             let rest = &buffer[whole..];
             let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { break HEADER_BYTES - rest.len() };
             match self.frame_len(header) {
                 Ok(len) if rest.len() >= len => {
                     whole += len;
+                    frames += 1;
                     shared |= payloads_len(header) > INLINE_BYTES_MAX;
                 }
                 Ok(len) => break len - rest.len(),
@@ -370,6 +371,7 @@ impl Decoder {
                 }
             }
         };
+        packets.reserve(frames);
         if shared {
             let run = buffer.split_to(whole).freeze();
             self.frames(&run, &run, packets)?;

@@ -144,12 +144,16 @@ impl State {
                 self.groups.entry(group).or_default().meta = bytes::Bytes::copy_from_slice(meta);
             }
             LogOp::Put(entries) => {
-                let first = self.groups.entry(group).or_default().first;
-                for entry in entries.iter().filter(|entry| entry.slot >= first) {
+                for entry in entries {
                     let start = buffer.len();
                     record::encode_put(buffer, entry);
                     let place = self.place_of(buffer, start);
-                    self.groups.entry(group).or_default().put(entry.slot, place, &mut self.usage);
+                    let log = self.groups.entry(group).or_default();
+                    if entry.slot < log.first {
+                        buffer.truncate(start);
+                        continue;
+                    }
+                    log.put(entry.slot, place, &mut self.usage);
                 }
             }
             LogOp::TruncateFrom(slot) => {
