@@ -92,6 +92,8 @@ mutants! {
     CommitQuorumTooSmall = "commit-quorum-too-small-after-reconfiguration",
 
     // Consensus: reads.
+    /// A leader counts on its lease for as long as the promise lasts on its own clock, whatever the others' show.
+    LeaseIgnoresDrift = "lease-ignores-drift",
     /// A leader that told its heir to stand keeps its lease.
     LeaseKeptInTransfer = "lease-kept-in-transfer",
     /// A leader confirms reads before it committed an entry of its term.

@@ -112,7 +112,7 @@ impl Raft {
         }
         let body = Body::PreVote(self.candidacy(false));
         for to in self.other_voters() {
-            let message = self.message(to, body.clone());
+            let message = self.message(to, body);
             self.outbox.promise_term(message);
         }
     }
@@ -135,7 +135,7 @@ impl Raft {
         let body = Body::Vote(self.candidacy(transfer));
         for to in self.other_voters() {
             // The request vouches for the log and for the own vote, so it waits for both.
-            let message = self.message(to, body.clone());
+            let message = self.message(to, body);
             #[cfg(feature = "mutants")]
             if Mutant::VoteBeforeDurable.is_on() {
                 self.outbox.send(message);
@@ -235,7 +235,13 @@ impl Raft {
             leaving: Vec::new(),
         }));
         // Without an entry of its own term a leader cannot tell what is committed (sections 5.4.2 and 8).
-        self.append(Kind::Noop, ProposalId::NONE, bytes::Bytes::new());
+        if next == Slot(1) {
+            // Who is added later, and begins with nothing, has it from nowhere else who decided in the beginning.
+            let founding = self.members.config().encode();
+            self.append(Kind::Config, ProposalId::NONE, founding);
+        } else {
+            self.append(Kind::Noop, ProposalId::NONE, bytes::Bytes::new());
+        }
     }
 
     fn leave_leadership(&mut self, leading: Leader) {

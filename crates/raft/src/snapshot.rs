@@ -97,13 +97,17 @@ impl Raft {
         self.members.reset(meta.slot, meta.config.clone(), kept);
         self.members.commit(self.committed);
         let (at, config) = self.members.in_force().clone();
-        self.outbox.push(Effect::Membership { config, at, committed: self.members.is_settled() });
+        self.outbox.push(Effect::Membership {
+            config: config.into(),
+            at,
+            committed: self.members.is_settled(),
+        });
         self.delivery_read = None;
         self.delivered = meta.slot;
         self.state = meta.clone();
         let mark = self.outbox.next_mark(self.ballot());
         self.fetch = Fetch::Installing(mark);
-        self.outbox.push(Effect::InstallSnapshot { mark, meta });
+        self.outbox.push(Effect::InstallSnapshot { mark, meta: meta.into() });
     }
 
     fn recount_uncommitted(&mut self) {
@@ -134,7 +138,8 @@ impl Raft {
         if meta.slot < self.state.slot {
             return Ok(());
         }
-        if self.members.at(meta.slot).is_some_and(|config| *config != meta.config) {
+        let other = self.members.at(meta.slot).is_some_and(|config| *config != meta.config);
+        if other || meta.config.voters.is_empty() {
             return Err(StepError::Broken("a checkpoint with another membership than that of its slot"));
         }
         let mut cut = meta.slot.0.saturating_sub(self.config.compaction_margin_entries) + 1;

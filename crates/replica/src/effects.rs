@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Config, Entry, GroupId, LogOp, LogReadId, LogSlice, Mark, MembershipChange, NodeId, Proposal,
+    Ballot, Config, Entries, GroupId, LogOp, LogReadId, LogSlice, Mark, MembershipChange, NodeId, Proposal,
     ProposalId, ReadError, ReadId, Slot, SlotRange, SnapshotMeta,
 };
 use conclave_transport::Packet;
@@ -153,7 +153,7 @@ pub enum HostEffect {
         /// To which group.
         group: GroupId,
         /// Contiguous.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// Make `Reset(meta)` durable in the log, then have the state machine switch, then step with `Installed`.
     Install {

@@ -21,6 +21,7 @@ mod applier;
 mod boot;
 mod change;
 mod effects;
+mod groups;
 mod host;
 mod shell;
 

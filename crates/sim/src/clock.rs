@@ -50,6 +50,14 @@ impl NodeClock {
         self.since.saturating_add(u64::try_from(span).unwrap_or(u64::MAX))
     }
 
+    /// From now on it runs fast (or slow) by this.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn drift(&mut self, at: SimTime, drift_ppm: i64) {
+        *self = Self::new(at, self.read(at).0, drift_ppm);
+    }
+
     /// Moves it forward at once, as after a suspend.
     pub fn jump(&mut self, by: u64) {
         self.origin += by;
@@ -73,6 +81,14 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn another_rate_begins_where_the_one_before_ended() {
+        let mut clock = NodeClock::new(0, 7, 100_000);
+        clock.drift(10 * SECOND, -100_000);
+        assert_eq!(clock.read(10 * SECOND), Time(7 + 11 * SECOND));
+        assert_eq!(clock.read(20 * SECOND), Time(7 + 20 * SECOND));
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Engine {
                     compaction_margin_entries: node.trailing,
                     compaction_lag_entries_max: node.trailing_for_live,
                     lease_drift_ppm: options.lease_drift_ppm,
+                    quiesce: options.sleep.is_some(),
                     ..RaftConfig::default()
                 };
                 Box::new(Raft::new(boot, config).map_err(broken)?)

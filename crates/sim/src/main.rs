@@ -24,13 +24,16 @@ use conclave_sim::{
 const USAGE: &str = "\
 Runs a simulated cluster under faults, seed by seed, and checks everything it did.
 
-Usage: conclave-sim --seeds A..B [--engine NAME] [--hours N] [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm] [--brief | --verbose]
+Usage: conclave-sim --seeds A..B [--engine NAME] [--hours N] [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm]
+                    [--lease-bound-ppm N] [--brief | --verbose]
 
   --seeds A..B    the seeds A up to, not including, B; or a single one
   --engine NAME   what replicates: raft (the default) or paxos
   --hours N       stop after so many simulated hours, if the seeds last so long
   --seconds N     simulated seconds of faults a seed (default 60)
   --calm          no faults, and only what clients saw is judged: what even a mutant must pass
+  --lease-bound-ppm N
+                  leaders keep leases and rely on clocks that drift by no more than N parts in a million; they drift by 100,000
   --once          run each seed once instead of twice
   --threads N     run so many seeds at a time (default 1)
   --mutant NAME   put a bug in (in a build with the feature `mutants`) and stop at the first seed in which it is seen
@@ -87,6 +90,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
             }
             "--mutant" => put_in(&mut parsed, &value()?)?,
             "--calm" => parsed.plan.calm = true,
+            "--lease-bound-ppm" => {
+                let bound = value()?.parse().map_err(|_| "--lease-bound-ppm wants a number")?;
+                parsed.plan.lease_bound_ppm = Some(bound);
+            }
             "--once" => parsed.once = true,
             "--brief" => parsed.brief = true,
             "--verbose" => parsed.plan.print = true,
@@ -249,7 +256,7 @@ fn line(c: &Counters) -> String {
     format!(
         "{} operations ({} answered, {} refused, {} unknown), {} entries, {} faults \
          ({} crashes, {} of them inside a disk operation, {} blackouts, {} kills, {} partitions, {} pauses, {} jumps, {} transfers, \
-         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots, {} membership changes asked, {} configurations chosen, {} nodes wiped",
+         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots, {} membership changes asked, {} configurations chosen, {} nodes wiped, {} naps",
         c.operations(),
         c.answered,
         c.refused,
@@ -272,6 +279,7 @@ fn line(c: &Counters) -> String {
         c.snapshots,
         c.changes,
         c.memberships,
-        c.retired
+        c.retired,
+        c.naps
     )
 }

@@ -3,7 +3,8 @@
 //! 1. *Safety*: load and faults; the checkers that can, watch while it goes on.
 //! 2. *Heal*: the faults end.
 //! 3. *Liveness*: a write through every node is acknowledged within [`LIVENESS_ELECTIONS`] election timeouts.
-//! 4. *Drill*: one thing goes wrong with a majority well, and the others go on: see [`world`](crate::world).
+//! 4. *Drill*: one thing goes wrong with a majority well, and the others go on; and leaders that rely on leases are cut off. See
+//!    [`world`](crate::world).
 //! 5. *Durability*: power is cut on all nodes once more; afterwards each holds exactly what was acknowledged, and all hold the same.
 //!
 //! Then the history as a whole is judged.
@@ -52,6 +53,8 @@ pub struct Plan {
     pub mutant: Option<Mutant>,
     /// Without any fault, drill or blackout, and judged by what clients saw alone: whatever works at all passes.
     pub calm: bool,
+    /// Leaders keep leases and take this for the bound on the drift of clocks, which drift by as much as any may.
+    pub lease_bound_ppm: Option<u32>,
     /// Whether to print every event.
     pub print: bool,
 }
@@ -67,6 +70,7 @@ impl Plan {
             #[cfg(feature = "mutants")]
             mutant: None,
             calm: false,
+            lease_bound_ppm: None,
             print: false,
         }
     }
@@ -79,8 +83,9 @@ impl Plan {
         let mutant = self.mutant.map(|mutant| format!(" --mutant {}", mutant.name())).unwrap_or(mutant);
         let seconds = self.duration / SECOND;
         let calm = if self.calm { " --calm" } else { "" };
+        let bound = self.lease_bound_ppm.map(|ppm| format!(" --lease-bound-ppm {ppm}")).unwrap_or_default();
         let (seed, engine) = (self.seed, self.engine.name());
-        format!("cargo xtask sim --seeds {seed} -- --engine {engine} --seconds {seconds}{mutant}{calm}")
+        format!("cargo xtask sim --seeds {seed} -- --engine {engine} --seconds {seconds}{mutant}{calm}{bound}")
     }
 }
 
@@ -139,6 +144,10 @@ fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
     if plan.calm {
         options.calm_down();
     }
+    if let Some(bound) = plan.lease_bound_ppm {
+        options.rely_on(bound);
+    }
+    let drift_ppm = options.faults.drift_ppm;
     let drill = *rng.pick(&Drill::ALL);
     if plan.print {
         eprintln!("{options:#?}");
@@ -147,7 +156,7 @@ fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
     if plan.calm {
         world.context.checks.durable = DurableLog::asleep();
     }
-    let result = live(&mut world, plan, drill);
+    let result = live(&mut world, plan, drill, drift_ppm);
     if plan.print && result.is_err() {
         world.describe().iter().for_each(|line| eprintln!("{line}"));
     }
@@ -157,7 +166,7 @@ fn phases(plan: &Plan, seen: &mut Report) -> Result<(), Violation> {
     result
 }
 
-fn live(world: &mut World, plan: &Plan, drill: Drill) -> Result<(), Violation> {
+fn live(world: &mut World, plan: &Plan, drill: Drill, drift_ppm: u64) -> Result<(), Violation> {
     world.begin();
     world.run_until(plan.duration)?;
     if plan.calm {
@@ -173,6 +182,8 @@ fn live(world: &mut World, plan: &Plan, drill: Drill) -> Result<(), Violation> {
     liveness(world)?;
     catch_up(world)?;
     world.drill(drill)?;
+    catch_up(world)?;
+    world.drill_leases(drift_ppm)?;
     catch_up(world)?;
     for node in world.healthy() {
         world.crash(node);

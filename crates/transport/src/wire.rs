@@ -4,7 +4,7 @@
 //! lengths of payloads entry by entry. Version 1 of the protocol knew no runs and said each entry in full.
 //!
 //! Payloads are not in them. They follow the head, one after the other, and the head says how long each is, so that
-//! they are written from where they lie and read without being copied. Ids that are hashes are `fixed64`: as varints they
+//! they are written from where they lie and, where they are long, read without being copied. Ids that are hashes are `fixed64`: as varints they
 //! would take ten bytes.
 
 /// Head of kind 1: a core's message. The entries' payloads follow. Written and read by hand, in [`crate::consensus`].

@@ -95,8 +95,8 @@ fn packets() -> Vec<Packet> {
         from: ReplicaId(1),
         to: ReplicaId(2),
         class: Class::Append,
-        head: Bytes::from_static(b"head"),
-        entries: vec![entry(4, 2, Kind::Command, b"command"), entry(5, 2, Kind::Noop, b"")],
+        head: Bytes::from_static(b"head").into(),
+        entries: vec![entry(4, 2, Kind::Command, b"command"), entry(5, 2, Kind::Noop, b"")].into(),
     };
     let batch = vec![Proposal { id, payload: body.clone() }, Proposal { id, payload: Bytes::new() }];
     vec![
@@ -236,7 +236,7 @@ pub(super) fn raft(data: &[u8]) {
 
 fn message(source: &mut Source<'_>, action: u8) -> Message {
     let from = ReplicaId(source.number());
-    let head = Bytes::copy_from_slice(source.piece());
+    let head = source.piece().into();
     let entries = (0..source.byte() % 4)
         .map(|_| {
             let kind = Kind::from_code(source.byte() % 3).unwrap_or(Kind::Noop);

@@ -230,10 +230,10 @@ impl Members {
 
     fn find_whether_learner(&self) -> bool {
         let configuration = self.configuration();
-        if !self.bootstrap.founding && configuration.nodes.is_empty() {
+        let own = NodeId(self.identity().member_id);
+        if !self.bootstrap.founding && !configuration.nodes.values().any(|node| *node == own) {
             return true;
         }
-        let own = NodeId(self.identity().member_id);
         let learns = |replica: &ReplicaId| configuration.nodes.get(replica) == Some(&own);
         configuration.learners.iter().any(learns) && !self.to_be_voters().contains(&own.0)
     }

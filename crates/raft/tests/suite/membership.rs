@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use conclave_consensus::{
-    ChangeError, Config, Input, MembershipChange as Change, NodeId, Outcome, ReadMode, ReplicaId, Slot,
+    ChangeError, Config, Input, Kind, MembershipChange as Change, NodeId, Outcome, ReadMode, ReplicaId, Slot,
     StepError,
 };
 use conclave_raft::RaftConfig;
@@ -415,6 +415,70 @@ fn a_new_replica_catches_up_by_a_snapshot_that_does_not_name_it() {
     cluster.run(ELECTION);
     assert_eq!(cluster.nodes[&added].delivered, cluster.nodes[&replica(1)].delivered);
     assert_eq!(voters(&cluster, added), nodes([1, 2, 3, 4]));
+}
+
+/// One entry a message, so that it is behind the change that adds it for a while.
+#[test]
+fn a_new_replica_that_begins_at_slot_1_knows_who_the_first_members_were() {
+    let config = RaftConfig { message_bytes_max: 1, inflight_messages_max: 1, ..RaftConfig::default() };
+    let mut cluster = Cluster::with(3, 1, 1, config);
+    cluster.elect_this(replica(1));
+    let founding = cluster.status(replica(1)).config;
+    cluster.propose(replica(1), 9).unwrap();
+    cluster.settle();
+    cluster.reconfigure(replica(1), &[Change::AddLearner(NodeId(5))]).unwrap();
+    let added = on(&cluster, replica(1), 5);
+    let mut checkpoints = 0;
+    while cluster.nodes[&added].delivered < cluster.status(replica(1)).last {
+        if !cluster.sync_all() && !cluster.deliver_at(0) {
+            cluster.run(HEARTBEAT);
+        }
+        cluster.checkpoint(added);
+        let state = &cluster.nodes[&added].disk.state;
+        if (Slot(1)..Slot(11)).contains(&state.slot) {
+            checkpoints += 1;
+            assert_eq!(state.config, founding, "a checkpoint of slot {}", state.slot);
+        }
+    }
+    assert!(checkpoints > 0);
+}
+
+/// Whoever leads first may lose its first entry to the next, which leads an empty log too.
+#[test]
+fn whatever_leader_an_empty_log_has_it_begins_with_the_first_members() {
+    let mut cluster = Cluster::new(3, 1);
+    let founding = cluster.status(replica(1)).config;
+    cluster.now = cluster.now.after(ELECTION * 2);
+    cluster.input(replica(1), Input::Tick).unwrap();
+    while cluster.status(replica(1)).leader.is_none() {
+        cluster.sync_all();
+        assert!(cluster.deliver_at(0));
+    }
+    cluster.isolate(replica(1));
+    cluster.settle();
+    cluster.now = cluster.now.after(ELECTION * 3);
+    cluster.elect_this(replica(2));
+    cluster.cut.clear();
+    cluster.run(ELECTION);
+    for id in 1..=3 {
+        let first = &cluster.nodes[&replica(id)].disk.entries[&Slot(1)];
+        assert_eq!((first.kind, Config::decode(&first.payload)), (Kind::Config, Ok(founding.clone())));
+        assert_eq!(first.ballot.round, 2);
+    }
+}
+
+#[test]
+fn a_checkpoint_without_voters_is_nobodys() {
+    let mut cluster = led_by_one(3);
+    cluster.propose(replica(1), 3).unwrap();
+    cluster.reconfigure(replica(1), &[Change::AddLearner(NodeId(4))]).unwrap();
+    cluster.settle();
+    let ballot = cluster.status(replica(1)).ballot;
+    // Of a slot whose membership is no longer in memory.
+    let meta = conclave_consensus::SnapshotMeta { slot: Slot(2), ballot, ..Default::default() };
+    let raft = cluster.nodes.get_mut(&replica(1)).unwrap().raft.as_mut().unwrap();
+    use conclave_consensus::Consensus;
+    assert!(matches!(raft.step(cluster.now, Input::Compacted(meta)), Err(StepError::Broken(_))));
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod proposals;
 mod snapshots;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -36,7 +36,10 @@ use self::{
     liveness::Nodes,
     snapshots::Guest,
 };
-use crate::effects::{HostEffect, HostInput, ProposeError};
+use crate::{
+    effects::{HostEffect, HostInput, ProposeError},
+    groups::Groups,
+};
 
 /// How a host is set up.
 #[derive(Clone, Debug)]
@@ -119,17 +122,30 @@ struct Group {
     refresh_at: Time,
     /// Its deadline as the index has it.
     indexed: Option<Time>,
+    /// Whether it is among those touched.
+    touched: bool,
+}
+
+/// Groups that something happened to since the last drain, each once: they are drained, and their deadlines looked at.
+#[derive(Debug, Default)]
+struct Touched(Vec<GroupId>);
+
+impl Touched {
+    fn add(&mut self, id: GroupId, group: &mut Group) {
+        if !std::mem::replace(&mut group.touched, true) {
+            self.0.push(id);
+        }
+    }
 }
 
 /// Every group of a process, as one value: stepped with [`HostInput`]s, drained of [`HostEffect`]s.
 #[derive(Debug)]
 pub struct Host {
     config: HostConfig,
-    groups: BTreeMap<GroupId, Group>,
+    groups: Groups<Group>,
     deadlines: Deadlines,
     nodes: Nodes,
-    /// Groups stepped since the last drain.
-    touched: BTreeSet<GroupId>,
+    touched: Touched,
     effects: Vec<HostEffect>,
     scratch: Vec<Effect>,
     counters: HostCounters,
@@ -143,10 +159,10 @@ impl Host {
         let nodes = Nodes::new(config.alive_every, config.alive_for);
         Self {
             config,
-            groups: BTreeMap::new(),
+            groups: Groups::default(),
             deadlines: Deadlines::default(),
             nodes,
-            touched: BTreeSet::new(),
+            touched: Touched::default(),
             effects: Vec::new(),
             scratch: Vec::new(),
             counters: HostCounters::default(),
@@ -157,42 +173,40 @@ impl Host {
     /// Adds a group's replica. `generation` is the state generation in use, so that a snapshot is built beside it.
     pub fn add_group(&mut self, group: GroupId, core: Box<dyn Consensus>, generation: u64) {
         let status = core.status();
-        self.groups.insert(
-            group,
-            Group {
-                core,
-                addresses: Addresses::new(status.config),
-                leader: status.leader,
-                parked: VecDeque::new(),
-                parked_count: 0,
-                parked_bytes: 0,
-                reads: BTreeSet::new(),
-                fetch: None,
-                fetches: 0,
-                fetch_after: Time(0),
-                generation,
-                guest: None,
-                unpark_at: None,
-                nodes: BTreeSet::new(),
-                refresh_at: Time(0),
-                indexed: None,
-            },
-        );
-        self.touched.insert(group);
+        let mut added = Group {
+            core,
+            addresses: Addresses::new(status.config),
+            leader: status.leader,
+            parked: VecDeque::new(),
+            parked_count: 0,
+            parked_bytes: 0,
+            reads: BTreeSet::new(),
+            fetch: None,
+            fetches: 0,
+            fetch_after: Time(0),
+            generation,
+            guest: None,
+            unpark_at: None,
+            nodes: BTreeSet::new(),
+            refresh_at: Time(0),
+            indexed: None,
+            touched: false,
+        };
+        self.touched.add(group, &mut added);
+        self.deadlines.index(group, &mut added);
+        self.groups.insert(group, added);
         self.share_nodes(group);
-        self.deadlines.moved(group);
-        self.index_deadlines();
     }
 
-    /// The groups here, in order.
+    /// The groups here, as they were added.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.groups.keys().copied()
+        self.groups.iter().map(|(group, _)| group)
     }
 
     /// A core's state.
     #[must_use]
     pub fn status(&self, group: GroupId) -> Option<Status> {
-        self.groups.get(&group).map(|g| g.core.status())
+        self.groups.get(group).map(|g| g.core.status())
     }
 
     /// What went wrong at the edges so far.
@@ -201,7 +215,7 @@ impl Host {
         self.counters
     }
 
-    /// When the host wants a `Tick`. Cheap, whatever the number of groups.
+    /// When the host wants a `Tick`, as of the last drain. Cheap, whatever the number of groups.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         [self.deadlines.first(), self.nodes.next_deadline()].into_iter().flatten().min()
@@ -210,11 +224,6 @@ impl Host {
     /// Takes one input. `now` is read after the input arrived and never goes backwards.
     pub fn step(&mut self, now: Time, input: HostInput) {
         self.now = self.now.max(now);
-        self.take(input);
-        self.index_deadlines();
-    }
-
-    fn take(&mut self, input: HostInput) {
         match input {
             HostInput::Tick => self.tick(),
             HostInput::Packets { from, packets } => {
@@ -244,13 +253,13 @@ impl Host {
                 );
             }
             HostInput::SnapshotStored { group, fetch, meta } => {
-                let Some(g) = self.groups.get_mut(&group) else { return };
+                let Some(g) = self.groups.get_mut(group) else { return };
                 if g.fetch.take_if(|f| f.id() == fetch).is_some() {
                     self.feed(group, Input::SnapshotReady(meta));
                 }
             }
             HostInput::SnapshotBroken { group, fetch } => {
-                let Some(g) = self.groups.get_mut(&group) else { return };
+                let Some(g) = self.groups.get_mut(group) else { return };
                 if g.fetch.take_if(|f| f.id() == fetch).is_some() {
                     g.fetch_after = self.now.after(self.config.piece_timeout);
                     self.feed(group, Input::SnapshotFailed);
@@ -261,21 +270,29 @@ impl Host {
 
     /// Moves what is to be done to the end of `out`, in the order in which it is to be done.
     pub fn drain(&mut self, out: &mut Vec<HostEffect>) {
-        while let Some(group) = self.touched.pop_first() {
-            self.collect(group);
+        // Collecting may touch groups again.
+        let mut collected = 0;
+        while let Some(group) = self.touched.0.get(collected) {
+            self.collect(*group);
+            collected += 1;
         }
-        self.index_deadlines();
+        self.touched.0.clear();
         out.append(&mut self.effects);
     }
 
     /// Visits the groups that are due, and no other.
     fn tick(&mut self) {
         let now = self.now;
+        for group in self.touched.0.iter().copied() {
+            if let Some(g) = self.groups.get_mut(group) {
+                self.deadlines.index(group, g);
+            }
+        }
         self.tick_nodes();
         for group in self.deadlines.due(now) {
-            self.deadlines.moved(group);
             self.drop_overdue(group);
-            let Some(g) = self.groups.get_mut(&group) else { continue };
+            let Some(g) = self.groups.get_mut(group) else { continue };
+            self.touched.add(group, g);
             if g.core.next_deadline().is_some_and(|at| at <= now) {
                 self.feed(group, Input::Tick);
             }
@@ -300,10 +317,9 @@ impl Host {
 
     /// Steps a core, which first hears what is known of its nodes. A broken invariant halts the node. Nothing for an unknown group.
     fn step_core(&mut self, group: GroupId, input: Input) -> Option<Result<(), StepError>> {
-        self.refresh(group);
-        let g = self.groups.get_mut(&group)?;
-        self.touched.insert(group);
-        self.deadlines.moved(group);
+        let g = self.groups.get_mut(group)?;
+        self.touched.add(group, g);
+        self.nodes.refresh(self.now, group, g, &mut self.effects);
         let result = g.core.step(self.now, input);
         if let Err(StepError::Broken(why)) = result {
             self.effects.push(HostEffect::Halt { group, why });
@@ -340,7 +356,7 @@ impl Host {
     }
 
     fn message(&mut self, from: NodeId, group: GroupId, message: Message) {
-        let Some(g) = self.groups.get(&group) else {
+        let Some(g) = self.groups.get(group) else {
             self.counters.bad_messages += 1;
             return;
         };
@@ -351,8 +367,10 @@ impl Host {
             self.counters.bad_messages += 1;
             return;
         }
+        let named = g.addresses.names(replica);
         if self.offer(group, Input::Message(message))
-            && let Some(g) = self.groups.get_mut(&group)
+            && !named
+            && let Some(g) = self.groups.get_mut(group)
         {
             g.addresses.heard(replica, from);
         }
@@ -360,13 +378,14 @@ impl Host {
 
     /// Turns a core's effects into the host's.
     fn collect(&mut self, group: GroupId) {
+        let Some(g) = self.groups.get_mut(group) else { return };
+        g.touched = false;
         let mut scratch = std::mem::take(&mut self.scratch);
-        let Some(g) = self.groups.get_mut(&group) else { return };
         g.core.drain(&mut scratch);
-        self.deadlines.moved(group);
+        self.deadlines.index(group, g);
         let mut led_anew = false;
         for effect in scratch.drain(..) {
-            let Some(g) = self.groups.get_mut(&group) else { break };
+            let Some(g) = self.groups.get_mut(group) else { break };
             match effect {
                 Effect::Send(message) => {
                     if let Some(to) = g.addresses.of(message.to) {
@@ -406,12 +425,12 @@ impl Host {
                 Effect::FetchSnapshot { at_least, from } => self.fetch(group, at_least, &from),
                 Effect::InstallSnapshot { mark, meta } => {
                     g.generation = meta.generation;
-                    self.effects.push(HostEffect::Install { group, mark, meta });
+                    self.effects.push(HostEffect::Install { group, mark, meta: *meta });
                 }
                 Effect::Membership { config, committed, .. } => {
-                    g.addresses.enter(config.clone());
+                    g.addresses.enter((*config).clone());
                     self.share_nodes(group);
-                    self.effects.push(HostEffect::Membership { group, config, committed });
+                    self.effects.push(HostEffect::Membership { group, config: *config, committed });
                 }
                 Effect::Role { ballot, leader, serving } => {
                     led_anew |= leader.is_some() && g.leader != leader;

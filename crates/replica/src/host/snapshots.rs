@@ -26,7 +26,7 @@ pub(super) struct Guest {
 impl Host {
     pub(super) fn fetch(&mut self, group: GroupId, at_least: Slot, from: &[ReplicaId]) {
         let (now, timeout) = (self.now, self.config.piece_timeout);
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
         let sources: Vec<NodeId> = from.iter().filter_map(|replica| g.addresses.of(*replica)).collect();
         if sources.is_empty() || now < g.fetch_after {
             self.feed(group, Input::SnapshotFailed);
@@ -42,9 +42,12 @@ impl Host {
 
     pub(super) fn fetch_step(&mut self, group: GroupId, step: impl FnOnce(&mut Fetch, Time) -> FetchStep) {
         let now = self.now;
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
+        if g.fetch.is_none() {
+            return;
+        }
+        self.touched.add(group, g);
         let Some(fetch) = g.fetch.as_mut() else { return };
-        self.deadlines.moved(group);
         match step(fetch, now) {
             FetchStep::Nothing => {}
             FetchStep::Pull { from, at_least, piece } => {
@@ -67,7 +70,7 @@ impl Host {
     /// still on its way: one such guest at a time is served too, and may not begin anew more often than a lost piece is asked for.
     pub(super) fn serve(&mut self, to: NodeId, group: GroupId, fetch: u64, at_least: Slot, piece: u64) {
         let (now, pause) = (self.now, self.config.piece_timeout);
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
         if !g.addresses.has_node(to) {
             let is_new = g.guest.as_ref().is_none_or(|guest| guest.node != to || guest.fetch != fetch);
             if let Some(guest) = &g.guest

@@ -101,7 +101,7 @@ fn snapshots_are_served_to_members_and_to_who_left() {
     let mut fixture = Fixture::new();
     assert_eq!(served(&fixture.step(Time(0), pull(20, 1))), [20]);
     let config = Config::of_voters([(ReplicaId(1), NodeId(10)), (ReplicaId(3), NodeId(30))]);
-    fixture.emit(Effect::Membership { config, at: Slot(4), committed: false });
+    fixture.emit(Effect::Membership { config: config.into(), at: Slot(4), committed: false });
     fixture.host.drain(&mut Vec::new());
     assert_eq!(served(&fixture.step(Time(0), pull(20, 2))), [20]);
     fixture.step(Time(0), says(9, 90));

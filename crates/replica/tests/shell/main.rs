@@ -4,5 +4,6 @@
 
 mod calls;
 mod fixture;
+mod groups;
 mod membership;
 mod serving;

@@ -37,12 +37,14 @@ impl DurableLog {
 
     /// A core asks for this: it may have a configuration in force by which a joint one ends, before its disk has it.
     pub fn asked(&mut self, op: &LogOp) {
-        if let LogOp::Put(Entry { kind: Kind::Config, payload, .. }) = op
-            && let Ok(config) = Config::decode(payload)
-            && !config.is_joint()
-            && !self.ends.contains(&config)
-        {
-            self.ends.push(config);
+        let LogOp::Put(entries) = op else { return };
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::Config) {
+            if let Ok(config) = Config::decode(&entry.payload)
+                && !config.is_joint()
+                && !self.ends.contains(&config)
+            {
+                self.ends.push(config);
+            }
         }
     }
 
@@ -159,10 +161,10 @@ mod tests {
     /// Slots 1 and 2 durable; 3 pending; then 2 replaced in a later term, pending.
     fn check() -> DurableLog {
         let mut check = DurableLog::default();
-        check.appended(ONE, &[LogOp::Put(entry(1, 1)), LogOp::Put(entry(2, 1))]);
+        check.appended(ONE, &[LogOp::Put(entry(1, 1).into()), LogOp::Put(entry(2, 1).into())]);
         check.synced(ONE);
-        check.appended(ONE, &[LogOp::Put(entry(3, 1))]);
-        check.appended(ONE, &[LogOp::TruncateFrom(Slot(2)), LogOp::Put(entry(2, 2))]);
+        check.appended(ONE, &[LogOp::Put(entry(3, 1).into())]);
+        check.appended(ONE, &[LogOp::TruncateFrom(Slot(2)), LogOp::Put(entry(2, 2).into())]);
         check
     }
 
@@ -205,7 +207,7 @@ mod tests {
         let mut check = check();
         let kept = MirrorEntry::of(&entry(2, 1));
         assert!(check.chosen(Slot(2), kept, &config).is_err());
-        check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1)), LogOp::Put(entry(2, 1))]);
+        check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1).into()), LogOp::Put(entry(2, 1).into())]);
         assert!(check.chosen(Slot(2), kept, &config).is_err());
         check.synced(ReplicaId(3));
         assert!(check.chosen(Slot(2), kept, &config).is_ok());

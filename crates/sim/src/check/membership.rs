@@ -3,6 +3,7 @@
 //! * Who votes changes through a joint configuration alone, and a joint one is left for its incoming voters (section 4.3).
 //! * A leader appends a configuration only after an entry of its own term is committed (Ongaro's note of 2015 on section 4.1): before, the
 //!   one in force may not be what a leader between has made of it.
+//! * A log begins with the configuration that the group was founded with.
 //! * A snapshot and a checkpoint carry the membership as of their last slot.
 
 use std::collections::BTreeMap;
@@ -58,11 +59,15 @@ impl MembershipRules {
         disks: &DurableLog,
     ) -> Result<(), Violation> {
         match op {
-            LogOp::Put(entry) if entry.kind == Kind::Config => {
-                if leads == Some(entry.ballot) {
-                    self.check_next(node, entry, disks)?;
+            LogOp::Put(entries) => {
+                for entry in entries {
+                    if entry.slot == Slot(1) {
+                        self.check_first(node, entry)?;
+                    } else if entry.kind == Kind::Config && leads == Some(entry.ballot) {
+                        self.check_next(node, entry, disks)?;
+                    }
+                    self.put(node, entry);
                 }
-                self.put(node, entry);
             }
             LogOp::TruncateFrom(slot) => {
                 self.logs.entry(node).or_default().split_off(slot);
@@ -72,9 +77,21 @@ impl MembershipRules {
                 *log = log.split_off(&meta.slot.next());
                 log.insert(meta.slot, meta.config.clone());
             }
-            LogOp::Put(_) | LogOp::Meta(_) | LogOp::CutBelow(_) => {}
+            LogOp::Meta(_) | LogOp::CutBelow(_) => {}
         }
         Ok(())
+    }
+
+    /// Whoever joins and replays the log has it from there alone who decided in the beginning.
+    fn check_first(&self, node: u64, entry: &Entry) -> Result<(), Violation> {
+        let found = (entry.kind == Kind::Config).then(|| Config::decode(&entry.payload).ok()).flatten();
+        match self.chosen.get(&Slot(0)) {
+            Some(founding) if found.as_ref() != Some(founding) => {
+                let what = format!("node {node} begins its log with {found:?}; the group with {founding:?}");
+                Err(Violation::new(NAME, what))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_next(&self, node: u64, entry: &Entry, disks: &DurableLog) -> Result<(), Violation> {
@@ -114,14 +131,14 @@ impl MembershipRules {
         self.chosen.insert(slot, config.clone());
     }
 
-    /// A node booted, or installed a snapshot, with a state of `slot` that names this membership. One that was added and has not come to the
-    /// first configuration of the log names nobody.
+    /// A node booted, installed a snapshot, or made a checkpoint durable, with a state of `slot` that names this membership. Before slot 1 one that
+    /// was added names nobody.
     ///
     /// # Errors
     /// If another was in force there.
     pub fn restored(&self, node: u64, slot: Slot, config: &Config) -> Result<(), Violation> {
         match self.chosen.range(..=slot).next_back() {
-            Some((at, chosen)) if slot > Slot(0) && chosen != config && *config != Config::default() => {
+            Some((at, chosen)) if slot > Slot(0) && chosen != config => {
                 let what = format!(
                     "node {node} has a state of slot {slot} with {config:?}; chosen at slot {at}: {chosen:?}"
                 );
@@ -151,12 +168,12 @@ mod tests {
     fn appends(next: &Config, disks: u64) -> Result<(), Violation> {
         let mut durable = DurableLog::default();
         for replica in (1..=disks).map(ReplicaId) {
-            durable.appended(replica, &[LogOp::Put(entry(1, 2, Kind::Noop, &three()))]);
+            durable.appended(replica, &[LogOp::Put(entry(1, 2, Kind::Noop, &three()).into())]);
             durable.synced(replica);
         }
         let mut check = MembershipRules::default();
         check.booted(1, Slot(0), &three(), &[]);
-        let op = LogOp::Put(entry(2, 2, Kind::Config, next));
+        let op = LogOp::Put(entry(2, 2, Kind::Config, next).into());
         check.change(1, &op, Some(Ballot::term(2)), &durable)
     }
 
@@ -176,6 +193,19 @@ mod tests {
     }
 
     #[test]
+    fn fires_on_a_log_that_does_not_begin_with_the_founders() {
+        let mut check = MembershipRules::default();
+        check.chosen(Slot(0), &three());
+        let mut begins = |kind, config: &Config| {
+            check.change(1, &LogOp::Put(entry(1, 1, kind, config).into()), None, &DurableLog::default())
+        };
+        assert_eq!(begins(Kind::Config, &three()), Ok(()));
+        assert!(begins(Kind::Noop, &three()).is_err());
+        let two = Config::of_voters((1..=2).map(|id| (ReplicaId(id), NodeId(id))));
+        assert!(begins(Kind::Config, &two).is_err());
+    }
+
+    #[test]
     fn fires_on_a_state_with_another_membership() {
         let mut check = MembershipRules::default();
         let four = Config::of_voters((1..=4).map(|id| (ReplicaId(id), NodeId(id))));
@@ -183,5 +213,7 @@ mod tests {
         check.chosen(Slot(5), &four);
         assert!(check.restored(1, Slot(4), &three()).is_ok() && check.restored(1, Slot(5), &four).is_ok());
         assert!(check.restored(1, Slot(4), &four).is_err() && check.restored(1, Slot(9), &three()).is_err());
+        assert!(check.restored(1, Slot(0), &Config::default()).is_ok(), "it was added, and knows nothing");
+        assert!(check.restored(1, Slot(1), &Config::default()).is_err());
     }
 }

@@ -49,7 +49,8 @@ impl Clients {
     /// Lets every client begin.
     pub(crate) fn begin(&mut self, context: &mut Context) {
         for client in 0..context.options.load.clients {
-            let at = context.now + self.rng.interval(context.options.load.think);
+            let load = &context.options.load;
+            let at = load.awake(context.now + self.rng.interval(load.think));
             context.queue.push(at, Event::Think { client });
         }
     }
@@ -73,6 +74,12 @@ impl Clients {
     pub(crate) fn probe(&mut self, context: &mut Context, node: u64, patience: SimTime) -> Op {
         self.values += 1;
         let action = Action::Put { key: PROBE_KEYS + node as Key, value: self.values };
+        self.ask(context, PROBE, node, action, patience)
+    }
+
+    /// Reads what the runner writes.
+    pub(crate) fn look(&mut self, context: &mut Context, node: u64, patience: SimTime) -> Op {
+        let action = Action::Read { from: PROBE_KEYS, to: PROBE_KEYS + 1 };
         self.ask(context, PROBE, node, action, patience)
     }
 
@@ -164,7 +171,8 @@ impl Clients {
 
     fn next(&mut self, context: &mut Context, client: u32) {
         if client != PROBE {
-            let at = context.now + self.rng.interval(context.options.load.think);
+            let load = &context.options.load;
+            let at = load.awake(context.now + self.rng.interval(load.think));
             context.queue.push(at, Event::Think { client });
         }
     }

@@ -7,10 +7,13 @@ mod endings;
 mod faults;
 mod kv;
 mod lease;
+mod lease_drills;
 mod node;
 mod queue;
 mod threads;
 mod wire;
+
+use std::sync::atomic::Ordering;
 
 use conclave_consensus::{Config, NodeId, ReplicaId, SnapshotMeta};
 
@@ -87,6 +90,8 @@ pub struct Counters {
     pub retired: u64,
     /// Configurations chosen.
     pub memberships: u64,
+    /// Times a leader fell asleep.
+    pub naps: u64,
 }
 
 impl Counters {
@@ -151,6 +156,7 @@ impl Counters {
             memberships,
             changes,
             retired,
+            naps,
         } = self;
         [
             answered,
@@ -177,12 +183,13 @@ impl Counters {
             memberships,
             changes,
             retired,
+            naps,
         ]
     }
 }
 
 /// How many counters there are.
-const COUNTERS: usize = 24;
+const COUNTERS: usize = 25;
 
 /// The checkers that watch a run while it goes on.
 #[derive(Debug, Default)]
@@ -255,8 +262,8 @@ pub(crate) struct World {
     clients: Clients,
     /// When and where faults strike.
     faults: Rng,
-    /// Events in the present second.
-    second_events: u64,
+    /// A second, and its events so far.
+    second: (SimTime, u64),
 }
 
 /// An ordinary second has about a thousand.
@@ -294,7 +301,7 @@ impl World {
             membership,
             healed: false,
         };
-        let mut world = Self { context, nodes, clients, faults, second_events: 0 };
+        let mut world = Self { context, nodes, clients, faults, second: (0, 0) };
         for node in world.nodes.iter_mut().filter(|node| node.replica.is_some()) {
             node.boot(&mut world.context)?;
         }
@@ -310,11 +317,11 @@ impl World {
     /// Lets time pass.
     pub(crate) fn run_until(&mut self, until: SimTime) -> Result<(), Violation> {
         while let Some((at, event)) = self.context.queue.pop(until) {
-            if at / SECOND != self.context.now / SECOND {
-                self.second_events = 0;
+            if self.second.0 != at / SECOND {
+                self.second = (at / SECOND, 0);
             }
-            self.second_events += 1;
-            if self.second_events > EVENTS_A_SECOND_MAX {
+            self.second.1 += 1;
+            if self.second.1 > EVENTS_A_SECOND_MAX {
                 let what =
                     format!("more than {EVENTS_A_SECOND_MAX} events in one second: messages breed messages");
                 return Err(Violation::new("storm", what));
@@ -434,6 +441,7 @@ impl World {
             packets_doubled: net.duplicated,
             elections: self.context.checks.elections.elections() as u64,
             entries: self.context.checks.machines.last().0,
+            naps: self.nodes.iter().map(|node| node.naps.load(Ordering::Relaxed)).sum(),
             ..self.context.counters
         }
     }

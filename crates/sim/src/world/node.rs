@@ -1,7 +1,7 @@
 //! One node: what survives a crash, and the life that does not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use conclave_consensus::{
     Ballot, Epoch, GroupId, LogOp, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, SnapshotMeta, Time,
@@ -72,6 +72,8 @@ pub(crate) struct Node {
     pub(super) founder: bool,
     /// Lives that ended with what the node knew of them: the epochs of the disk it has come after these.
     pub(super) former_lives: u64,
+    /// How often its core fell asleep leading.
+    pub(super) naps: Arc<AtomicU64>,
 }
 
 /// Why a process does not come up.
@@ -158,6 +160,7 @@ impl Node {
             hosted: replica.unwrap_or_default(),
             founder,
             former_lives: 0,
+            naps: Arc::default(),
         }
     }
 
@@ -255,8 +258,13 @@ impl Node {
             .map_err(StartError::Check)?;
         checks.durable.booted(self.replica(), first, &boot.entries).map_err(StartError::Check)?;
         checks.membership.booted(self.id, state.slot, &state.config, &boot.entries);
-        let core = LeaseReads(context.engine.boot(boot, options).map_err(other)?);
-        let mut host = Host::new(HostConfig::of(NodeId(self.id), epoch));
+        let core = context.engine.boot(boot, options).map_err(other)?;
+        let core = LeaseReads::new(core, Arc::clone(&self.naps));
+        let mut config = HostConfig::of(NodeId(self.id), epoch);
+        if let Some(sleep) = options.sleep {
+            (config.alive_every, config.alive_for) = (Some(sleep.alive_every), sleep.alive_for);
+        }
+        let mut host = Host::new(config);
         host.add_group(GROUP, Box::new(core), state.generation);
         let policy = CheckpointPolicy {
             pending_bytes: options.node.checkpoint_bytes,

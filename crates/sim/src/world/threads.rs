@@ -9,7 +9,7 @@ use bytes::Bytes;
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
 use conclave_consensus::{
-    Config, Entry, Kind, LogOp, LogReadId, Mark, NodeId, Slot, SlotRange, SnapshotMeta,
+    Config, Entries, Entry, Kind, LogOp, LogReadId, Mark, NodeId, Slot, SlotRange, SnapshotMeta,
 };
 use conclave_replica::{HostInput, SnapshotServer};
 use conclave_storage::{LogStore, Replies, SnapshotSink, StateError};
@@ -43,7 +43,7 @@ pub(super) struct LogBatch {
 /// Work for the state machine.
 #[derive(Debug)]
 pub(super) enum ApplyJob {
-    Entries(Vec<Entry>),
+    Entries(Entries),
     Install { mark: Mark, meta: SnapshotMeta },
 }
 
@@ -230,6 +230,7 @@ impl Node {
         }
         let Some(life) = &mut self.life else { return Ok(()) };
         let Some(meta) = life.applier.checkpointed() else { return Ok(()) };
+        context.checks.membership.restored(self.id, meta.slot, &meta.config)?;
         context.counters.checkpoints += 1;
         context.trace.note(context.now, self.id, "checkpoint", meta.slot.0, 0);
         match life.postponed.take() {

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
+use conclave_consensus::Head;
 use conclave_transport::{
     Packet, VERSION_MAX, VERSION_MIN,
     codec::{Decoder, Encoder},
@@ -96,12 +97,13 @@ impl Wire {
 /// The engine's part of a message as a later release may write it.
 fn say_more(packet: &mut Packet) {
     if let Packet::Consensus { message, .. } = packet {
-        message.head = Bytes::from([&message.head, UNKNOWN_FIELD].concat());
+        message.head = Head::from(&[&*message.head, UNKNOWN_FIELD].concat()[..]);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use conclave_consensus::{Ballot, Class, Entry, GroupId, Kind, Message, ProposalId, ReplicaId, Slot};
 
     use super::*;
@@ -118,8 +120,8 @@ mod tests {
             from: ReplicaId(1),
             to: ReplicaId(2),
             class: Class::Append,
-            head: Bytes::from_static(&[8, 1]),
-            entries: vec![entry(1), entry(2)],
+            head: Head::from(&[8, 1][..]),
+            entries: vec![entry(1), entry(2)].into(),
         };
         Packet::Consensus { group: GroupId(1), message }
     }

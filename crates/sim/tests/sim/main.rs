@@ -33,6 +33,22 @@ fn kept_seeds_hold() {
     }
 }
 
+/// The bound on the clocks' drift is what makes reads under a lease safe: relied on where it does not hold, some are stale.
+#[test]
+fn lease_reads_are_fresh_within_the_stated_bound_and_stale_beyond_it() {
+    let drift_ppm = 100_000;
+    let mut stale = 0;
+    for seed in 3015..3021 {
+        let plan = |bound| Plan { lease_bound_ppm: Some(bound), duration: 5 * SECOND, ..Plan::of(seed) };
+        assert_eq!(run(&plan(drift_ppm)).violation, None, "{}", plan(drift_ppm).command());
+        if let Some(violation) = run(&plan(0)).violation {
+            assert_eq!(violation.invariant, "read freshness", "{violation}");
+            stale += 1;
+        }
+    }
+    assert!(stale > 0, "no lease outlasted the others' patience");
+}
+
 #[cfg(feature = "mutants")]
 mod mutants {
     use conclave_consensus::Mutant;
@@ -52,6 +68,11 @@ mod mutants {
     #[test]
     fn a_sync_that_does_nothing_is_caught() {
         caught(Mutant::LogSyncDoesNothing, 0..10);
+    }
+
+    #[test]
+    fn a_lease_that_ignores_the_drift_of_clocks_is_caught() {
+        caught(Mutant::LeaseIgnoresDrift, 12..20);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Class, Entry, Epoch, GroupId, Kind, Message, NodeId, Outcome, Proposal, ProposalId, ReplicaId,
-    Slot,
+    Ballot, Class, Entries, Entry, Epoch, GroupId, Kind, Message, NodeId, Outcome, Proposal, ProposalId,
+    ReplicaId, Slot,
 };
 use conclave_transport::{Inbound, Lane, Packet};
 use parking_lot::{Condvar, Mutex};
@@ -83,7 +83,7 @@ pub(crate) fn append(slots: std::ops::Range<u64>, payload: &Bytes) -> Packet {
         payload: payload.clone(),
     });
     let (from, to, head) = (ReplicaId(1), ReplicaId(2), Bytes::from_static(b"append head"));
-    let message = Message { from, to, class: Class::Append, head, entries: entries.collect() };
+    let message = Message { from, to, class: Class::Append, head: head.into(), entries: entries.collect() };
     Packet::Consensus { group: GroupId(1), message }
 }
 
@@ -109,15 +109,15 @@ pub(crate) fn every_kind() -> Vec<Packet> {
             from: ReplicaId(1),
             to: ReplicaId(2),
             class,
-            head: Bytes::from_static(b"head"),
+            head: Bytes::from_static(b"head").into(),
             entries,
         },
     };
     vec![
-        consensus(Class::Append, entries),
-        consensus(Class::Beat, Vec::new()),
-        consensus(Class::Control, Vec::new()),
-        consensus(Class::Bulk, Vec::new()),
+        consensus(Class::Append, entries.into()),
+        consensus(Class::Beat, Entries::default()),
+        consensus(Class::Control, Entries::default()),
+        consensus(Class::Bulk, Entries::default()),
         Packet::Alive { epoch: Epoch(9) },
         Packet::Forward {
             group,
