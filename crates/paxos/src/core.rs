@@ -251,6 +251,7 @@ impl Paxos {
             (paxos.heard_until, paxos.promised_until) = (Time(0), Time(0));
         }
         paxos.chosen_to(chosen_recorded.min(persisted));
+        paxos.advance_received();
         if !paxos.is_sole_voter() || !paxos.meta.lease.is_zero() {
             paxos.rearm_election();
         }

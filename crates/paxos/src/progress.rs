@@ -46,13 +46,15 @@ pub(crate) struct Peer {
     pub(crate) priority: u8,
     /// At the last beat an acknowledgement was awaited, and none has come since.
     pub(crate) overdue: bool,
+    /// What was known to be matched at the last beat: an answer with less is of a replica that booted since.
+    expected: Slot,
     /// A read of the log for it, and the slot it began at.
     pub(crate) read: Option<(LogReadId, Slot)>,
     /// Where the log began when the follower was sent for a snapshot: from there on it is kept, or a snapshot on its way would be out of
     /// date when it arrives, and the next one too.
     pub(crate) awaits: Slot,
-    /// The last slot and the bytes of each message that is not acknowledged.
-    inflight: VecDeque<(Slot, usize)>,
+    /// The first and the last slot, and the bytes, of each message that is not acknowledged.
+    inflight: VecDeque<(Slot, Slot, usize)>,
     inflight_bytes: usize,
 }
 
@@ -69,6 +71,7 @@ impl Peer {
             vouches_from: None,
             priority: 0,
             overdue: false,
+            expected: Slot(0),
             read: None,
             awaits: Slot(0),
             inflight: VecDeque::new(),
@@ -86,7 +89,7 @@ impl Peer {
 
     /// Entries up to `last` were sent.
     pub(crate) fn sent(&mut self, last: Slot, bytes: usize) {
-        self.inflight.push_back((last, bytes));
+        self.inflight.push_back((self.next, last, bytes));
         self.inflight_bytes += bytes;
         self.next = last.next();
     }
@@ -110,8 +113,10 @@ impl Peer {
         }
         self.absorb();
         let (matched, above) = (self.matched, &self.above);
-        let is_there = |last: Slot| last <= matched || above.iter().any(|(_, end)| last == *end);
-        while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| is_there(*last)) {
+        let is_there = |first: Slot, last: Slot| {
+            last <= matched || above.iter().any(|(begin, end)| *begin <= first && last <= *end)
+        };
+        while let Some((_, _, bytes)) = self.inflight.pop_front_if(|(first, last, _)| is_there(*first, *last)) {
             self.inflight_bytes -= bytes;
         }
         if self.mode != Mode::Replicate && self.matched >= floor {
@@ -127,6 +132,23 @@ impl Peer {
         if self.mode == Mode::Probe {
             self.enter(Mode::Replicate);
             self.next = received.max(self.matched).next();
+        }
+    }
+
+    /// A beat is sent to it.
+    pub(crate) fn beaten(&mut self) {
+        self.overdue = self.awaits_acknowledgement();
+        self.expected = self.matched;
+    }
+
+    /// How far it says that it accepted in our ballot, or knows what is chosen. After a boot it holds what it acknowledged but may not know that this
+    /// was chosen: it is told again.
+    pub(crate) fn says_received(&mut self, received: Slot) {
+        if self.mode == Mode::Replicate && received < self.expected {
+            self.matched = received;
+            self.expected = received;
+            self.above.clear();
+            self.rewind();
         }
     }
 
@@ -220,6 +242,16 @@ mod tests {
         assert_eq!((peer.matched, peer.covers(Slot(8))), (Slot(5), Slot(9)));
         assert!(peer.accepted(Slot(7), std::iter::empty(), Slot(0)));
         assert_eq!(peer.matched, Slot(9));
+    }
+
+    #[test]
+    fn a_message_is_acknowledged_when_all_of_it_is() {
+        let mut peer = peer();
+        peer.sent(Slot(3), 100);
+        peer.accepted(Slot(0), [(Slot(3), Slot(3))].into_iter(), Slot(0));
+        assert!(peer.awaits_acknowledgement(), "it may be of an earlier sending");
+        peer.accepted(Slot(2), std::iter::empty(), Slot(0));
+        assert!(!peer.awaits_acknowledgement());
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Paxos {
             || (self.unchosen_bytes > 0 && self.unchosen_bytes + entry.size_bytes() > bytes_max)
     }
 
-    fn advance_received(&mut self) {
+    pub(crate) fn advance_received(&mut self) {
         let ballot = self.ballot();
         self.received = self.received.max(self.chosen);
         while self.log.ballot_at(self.received.next()) == Some(ballot) {
@@ -235,6 +235,7 @@ impl Paxos {
         peer.priority = u8::try_from(reply.priority).unwrap_or(u8::MAX);
         peer.vouches_from = peer.vouches_from.max(leader.lease.sent_by(reply.round));
         let received = Slot(reply.received).min(last);
+        peer.says_received(received);
         match peer.mode {
             Mode::Probe => peer.begins_after(received),
             Mode::Replicate if peer.overdue && peer.awaits_acknowledgement() => peer.rewind(),
@@ -256,7 +257,7 @@ impl Paxos {
         // Here alone: were it put off by the beats of read rounds, steady reading would put off for ever what follows.
         leader.beat_due = self.now.after(self.config.timing.heartbeat);
         for peer in leader.peers.values_mut() {
-            peer.overdue = peer.awaits_acknowledgement();
+            peer.beaten();
         }
         let waiting: Vec<ReplicaId> = leader
             .peers

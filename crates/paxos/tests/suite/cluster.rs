@@ -446,7 +446,9 @@ impl Cluster {
     fn send(&mut self, message: Message) {
         let line = describe(&message);
         self.check_promise(message.from, &line);
-        self.say(format!("  {line}"));
+        if !line.contains(" beat") {
+            self.say(format!("  {line}"));
+        }
         self.network.push_back(message);
     }
 

@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used)] // Tests say what went wrong by failing where it does.
 
 mod cluster;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod schedules;

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::cluster::{Cluster, HEARTBEAT};
 
 #[derive(Clone, Debug)]
-enum Act {
+pub(crate) enum Act {
     Deliver(usize),
     Settle,
     Lose(usize),
@@ -55,7 +55,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 /// The same, and changes of membership: several at once, of replicas and nodes that may or may not be there.
-fn act_or_change() -> impl Strategy<Value = Act> {
+pub(crate) fn act_or_change() -> impl Strategy<Value = Act> {
     let change = (0..4_u8, 1..8_u64);
     prop_oneof![
         9 => act(),
@@ -140,7 +140,7 @@ fn perform(cluster: &mut Cluster, act: &Act) {
     }
 }
 
-fn config(tight: bool) -> PaxosConfig {
+pub(crate) fn config(tight: bool) -> PaxosConfig {
     if !tight {
         return PaxosConfig {
             compaction_margin_entries: 2,
@@ -167,7 +167,7 @@ fn explore(voters: u64, seed: u64, tight: bool, acts: &[Act]) {
     play(Cluster::with(voters, 0, seed, config(tight)), seed, acts);
 }
 
-fn play(mut cluster: Cluster, seed: u64, acts: &[Act]) {
+pub(crate) fn play(mut cluster: Cluster, seed: u64, acts: &[Act]) {
     if seed.is_multiple_of(2) {
         cluster.elect();
     }
@@ -190,7 +190,8 @@ fn play(mut cluster: Cluster, seed: u64, acts: &[Act]) {
     let ids = cluster.propose(leader, 1).unwrap();
     cluster.run(HEARTBEAT * 20);
     let last = cluster.chosen.values().next_back().unwrap();
-    assert_eq!(last.id, ids[0], "no progress after everything healed");
+    // Something that a replica accepted long ago may come after it.
+    assert!(cluster.chosen.values().any(|entry| entry.id == ids[0]), "no progress after everything healed");
     let config = cluster.status(leader).config;
     assert!(!config.is_joint(), "a joint configuration was never left");
     for id in config.members() {
@@ -205,8 +206,13 @@ fn play(mut cluster: Cluster, seed: u64, acts: &[Act]) {
     cluster.check_outcomes();
 }
 
+/// `SCHEDULES` of each kind, 300 if it is not set.
+fn cases() -> u32 {
+    std::env::var("SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(300)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn three_replicas(seed: u64, tight: bool, acts in prop::collection::vec(act(), 1..120)) {
