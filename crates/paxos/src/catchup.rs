@@ -78,7 +78,11 @@ impl Paxos {
     }
 
     /// The log was read for one that asked; says whether it was.
-    pub(crate) fn on_log_read_for_ask(&mut self, id: LogReadId, result: &LogSlice) -> Result<bool, StepError> {
+    pub(crate) fn on_log_read_for_ask(
+        &mut self,
+        id: LogReadId,
+        result: &LogSlice,
+    ) -> Result<bool, StepError> {
         let Some((to, from)) = self.catch_up.served.remove(&id) else { return Ok(false) };
         match result {
             LogSlice::Compacted => self.tell(to, self.floor(), Vec::new()),

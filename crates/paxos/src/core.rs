@@ -117,6 +117,8 @@ pub struct Paxos {
     pub(crate) chosen_recorded: Slot,
     pub(crate) log: Log,
     pub(crate) members: Members,
+    /// The write that remembers that the configuration is in force.
+    pub(crate) entered_in: u64,
     /// Accepted configurations that are not chosen.
     pub(crate) stops: BTreeSet<Slot>,
     /// The newest durable state here, which is also what a laggard is offered.
@@ -219,6 +221,7 @@ impl Paxos {
             chosen_recorded,
             log,
             members: Members::new(applied, boot.state.config.clone()),
+            entered_in: 0,
             stops,
             state: boot.state,
             role: Role::Follower,
@@ -274,7 +277,8 @@ impl Paxos {
 
     pub(crate) fn is_sole_voter(&self) -> bool {
         let config = self.members.config();
-        config.is_elect_quorum(|replica| replica == self.id) && config.is_commit_quorum(|replica| replica == self.id)
+        config.is_elect_quorum(|replica| replica == self.id)
+            && config.is_commit_quorum(|replica| replica == self.id)
     }
 
     pub(crate) fn message(&self, to: ReplicaId, body: Body) -> Message {
@@ -344,7 +348,10 @@ impl Paxos {
         self.advance_persisted();
         match self.role {
             Role::Candidate(_) => self.finish_if_recovered(),
-            Role::Leader(_) => self.advance_chosen(),
+            Role::Leader(_) => {
+                self.advance_chosen();
+                self.settle_if_held();
+            }
             Role::Follower => {}
         }
     }

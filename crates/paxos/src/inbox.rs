@@ -98,7 +98,12 @@ impl Paxos {
     }
 
     /// What a peer cannot have said in this replica's ballot, before anything is changed.
-    fn check_for_this_ballot(&self, from: ReplicaId, ballot: Ballot, body: &Body) -> Result<(), &'static str> {
+    fn check_for_this_ballot(
+        &self,
+        from: ReplicaId,
+        ballot: Ballot,
+        body: &Body,
+    ) -> Result<(), &'static str> {
         if ballot != self.ballot() {
             return Ok(());
         }
@@ -106,7 +111,11 @@ impl Paxos {
             (Body::Accepted(accepted), Role::Leader(leader)) => {
                 let last = accepted.runs().last().map_or(Slot(accepted.upto), |(_, last)| last);
                 let is_peer = leader.peers.contains_key(&from);
-                if last > self.log.last() && is_peer { Err("acknowledges what was never sent") } else { Ok(()) }
+                if last > self.log.last() && is_peer {
+                    Err("acknowledges what was never sent")
+                } else {
+                    Ok(())
+                }
             }
             (Body::BeatReply(reply), Role::Leader(leader)) if reply.round > leader.reads.round() => {
                 Err("answers a round that was never asked")
@@ -120,7 +129,8 @@ impl Paxos {
         if ballot >= self.ballot() && ballot.config >= self.members.number() {
             return false;
         }
-        let nack = wire::Nack { refused: ballot.into(), chosen: self.chosen.0, config: self.members.number() };
+        let nack =
+            wire::Nack { refused: ballot.into(), chosen: self.chosen.0, config: self.members.number() };
         let message = self.message(from, Body::Nack(nack));
         self.outbox.after_promise(message);
         true

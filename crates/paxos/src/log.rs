@@ -119,10 +119,12 @@ impl Log {
 
     /// The run that begins at `from`, up to `to`, a gap, or `bytes_max`, but at least one entry where there is one.
     pub(crate) fn run(&self, from: Slot, to: Slot, bytes_max: usize) -> Vec<Entry> {
-        let Some(start) = from.0.checked_sub(self.base.0 + 1).and_then(|start| usize::try_from(start).ok()) else {
+        let Some(start) = from.0.checked_sub(self.base.0 + 1).and_then(|start| usize::try_from(start).ok())
+        else {
             return Vec::new();
         };
-        let end = usize::try_from(to.0.saturating_sub(self.base.0)).unwrap_or(usize::MAX).min(self.cells.len());
+        let end =
+            usize::try_from(to.0.saturating_sub(self.base.0)).unwrap_or(usize::MAX).min(self.cells.len());
         if start >= end {
             return Vec::new();
         }

@@ -120,7 +120,9 @@ impl Outbox {
 
     /// Takes a completion; says whether it is of a write that is awaited.
     pub(crate) fn complete(&mut self, mark: Mark) -> bool {
-        let Some(place) = self.outstanding.iter().position(|(awaited, _)| *awaited == mark) else { return false };
+        let Some(place) = self.outstanding.iter().position(|(awaited, _)| *awaited == mark) else {
+            return false;
+        };
         self.durable = self.durable.max(mark.sequence);
         self.outstanding.drain(..=place);
         true

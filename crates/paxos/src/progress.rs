@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) next: Slot,
     /// The chosen slot it was told last.
     pub(crate) told: Slot,
+    /// What it says to know to be chosen: it remembers a configuration that came in force by it.
+    pub(crate) knows: Slot,
     /// When it was last heard in this ballot.
     pub(crate) heard: Time,
     /// The last round it answered.
@@ -66,6 +68,7 @@ impl Peer {
             above: Vec::new(),
             next: Slot(1),
             told: Slot(0),
+            knows: Slot(0),
             heard: now,
             round: 0,
             vouches_from: None,
@@ -104,7 +107,12 @@ impl Peer {
     }
 
     /// It holds everything up to `upto`, and those runs; the log can follow on `floor`. Says whether that is news.
-    pub(crate) fn accepted(&mut self, upto: Slot, runs: impl Iterator<Item = (Slot, Slot)>, floor: Slot) -> bool {
+    pub(crate) fn accepted(
+        &mut self,
+        upto: Slot,
+        runs: impl Iterator<Item = (Slot, Slot)>,
+        floor: Slot,
+    ) -> bool {
         let mut news = upto > self.matched;
         self.overdue = false;
         self.matched = self.matched.max(upto);
@@ -116,7 +124,8 @@ impl Peer {
         let is_there = |first: Slot, last: Slot| {
             last <= matched || above.iter().any(|(begin, end)| *begin <= first && last <= *end)
         };
-        while let Some((_, _, bytes)) = self.inflight.pop_front_if(|(first, last, _)| is_there(*first, *last)) {
+        while let Some((_, _, bytes)) = self.inflight.pop_front_if(|(first, last, _)| is_there(*first, *last))
+        {
             self.inflight_bytes -= bytes;
         }
         if self.mode != Mode::Replicate && self.matched >= floor {

@@ -55,7 +55,9 @@ impl Own {
 
     /// Nothing more is to be said of the slot.
     fn forget(&mut self, slot: Slot) {
-        let Some(place) = self.runs.iter().position(|(from, to)| (*from..=*to).contains(&slot)) else { return };
+        let Some(place) = self.runs.iter().position(|(from, to)| (*from..=*to).contains(&slot)) else {
+            return;
+        };
         let (from, to) = self.runs[place];
         let parts = [(from, slot.before()), (slot.next(), to)];
         self.runs.remove(place);
@@ -124,7 +126,8 @@ impl Paxos {
 
     /// The entry no longer stands at its slot here: another replaced it, or it counts for nothing.
     pub(crate) fn doubt(&mut self, entry: &Entry) {
-        if entry.id.is_none() || !self.own.contains(entry.slot) || self.own.doubtful.contains_key(&entry.slot) {
+        if entry.id.is_none() || !self.own.contains(entry.slot) || self.own.doubtful.contains_key(&entry.slot)
+        {
             return;
         }
         #[cfg(feature = "mutants")]

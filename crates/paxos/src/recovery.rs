@@ -244,7 +244,8 @@ impl Paxos {
             slot = slot.next();
             let value = values.remove(&slot);
             #[cfg(feature = "mutants")]
-            let value = value.filter(|_| slot == end || !Mutant::GapOverwritten.is_on() || self.log.get(slot).is_some());
+            let value = value
+                .filter(|_| slot == end || !Mutant::GapOverwritten.is_on() || self.log.get(slot).is_some());
             let entry = match value {
                 Some(value) => Entry { ballot, ..value },
                 None => Entry {

@@ -174,7 +174,7 @@ impl Paxos {
         let Some(mut runs) = self.acknowledge.take() else { return };
         let Some(leader) = self.leader.filter(|leader| *leader != self.id) else { return };
         let upto = self.received.0;
-        let mut accepted = Accepted { upto, ..Accepted::default() };
+        let mut accepted = Accepted { upto, chosen: self.chosen.0, ..Accepted::default() };
         runs.sort_unstable();
         for (first, last) in runs {
             let first = first.0.max(accepted.lasts.last().copied().unwrap_or(upto) + 1);
@@ -202,10 +202,15 @@ impl Paxos {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
-        if peer.accepted(Slot(accepted.upto), accepted.runs(), floor) {
+        let learned = Slot(accepted.chosen) > peer.knows;
+        peer.knows = peer.knows.max(Slot(accepted.chosen));
+        let is_news = peer.accepted(Slot(accepted.upto), accepted.runs(), floor);
+        if is_news {
             self.advance_chosen();
-            self.settle_if_held();
             self.hand_over_if_ready(from);
+        }
+        if is_news || learned {
+            self.settle_if_held();
         }
     }
 
@@ -218,7 +223,8 @@ impl Paxos {
             round: beat.round,
             free: true,
             received: self.received.0,
-            chosen: self.chosen.0,
+            // Of a snapshot it is true only when that is the state.
+            chosen: if self.fetch.is_installing() { 0 } else { self.chosen.0 },
             priority: u32::from(self.config.priority),
         };
         let message = self.message(from, Body::BeatReply(reply));
@@ -232,6 +238,7 @@ impl Paxos {
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
         peer.round = peer.round.max(reply.round);
+        peer.knows = peer.knows.max(Slot(reply.chosen));
         peer.priority = u8::try_from(reply.priority).unwrap_or(u8::MAX);
         peer.vouches_from = peer.vouches_from.max(leader.lease.sent_by(reply.round));
         let received = Slot(reply.received).min(last);

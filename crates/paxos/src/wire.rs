@@ -131,6 +131,7 @@ pub(crate) struct BeatReply {
     /// It accepted everything up to here in the ballot, or knows that it is chosen; perhaps not yet durably.
     #[prost(uint64, tag = "3")]
     pub(crate) received: u64,
+    /// Known chosen; where a configuration came in force by it, durably so.
     #[prost(uint64, tag = "4")]
     pub(crate) chosen: u64,
     #[prost(uint32, tag = "5")]
@@ -182,6 +183,9 @@ pub(crate) struct Accepted {
     pub(crate) firsts: Vec<u64>,
     #[prost(uint64, repeated, tag = "3")]
     pub(crate) lasts: Vec<u64>,
+    /// Known chosen; where a configuration came in force by it, durably so.
+    #[prost(uint64, tag = "4")]
+    pub(crate) chosen: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -305,7 +309,9 @@ pub(crate) fn decode(message: &Message) -> Result<(Ballot, Body), &'static str> 
         return Err("ballot out of range");
     }
     let slots_are_sane = match &body {
-        Body::Beat(beat) => beat.chosen <= SLOT_MAX && beat.stage <= RESIGNED && beat.promise_us <= PROMISE_US_MAX,
+        Body::Beat(beat) => {
+            beat.chosen <= SLOT_MAX && beat.stage <= RESIGNED && beat.promise_us <= PROMISE_US_MAX
+        }
         Body::BeatReply(reply) => reply.received <= SLOT_MAX && reply.chosen <= SLOT_MAX,
         Body::Prepare(prepare) => prepare.from <= SLOT_MAX && prepare.from > 0,
         Body::Promise(page) => {
@@ -350,6 +356,7 @@ impl Accepted {
         self.firsts.len() == self.lasts.len()
             && self.firsts.len() <= RUNS_MAX
             && self.upto <= SLOT_MAX
+            && self.chosen <= SLOT_MAX
             && runs.into_iter().all(|(first, last)| {
                 let follows = *first > after && last >= first && *last <= SLOT_MAX;
                 after = *last;
@@ -368,7 +375,10 @@ fn check_entry(entry: &Entry) -> Result<(), &'static str> {
         return Err("slot out of range");
     }
     // Only a ballot of somebody's was ever accepted in.
-    if entry.ballot.round > ROUND_MAX || entry.ballot.config > ROUND_MAX || entry.ballot.replica == ReplicaId(0) {
+    if entry.ballot.round > ROUND_MAX
+        || entry.ballot.config > ROUND_MAX
+        || entry.ballot.replica == ReplicaId(0)
+    {
         return Err("an entry's ballot is out of range");
     }
     if entry.kind == Kind::Config && Config::decode(&entry.payload).is_err() {

@@ -11,9 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, LogSlice, Mark,
-    MembershipChange, Message, NodeId, Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot,
-    SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, LogSlice, Mark, MembershipChange,
+    Message, NodeId, Outcome, Proposal, ProposalId, ReadId, ReadMode, ReplicaId, Slot, SnapshotMeta, Status,
+    StepError, Time,
 };
 use conclave_paxos::{Paxos, PaxosConfig, describe};
 
@@ -53,9 +53,8 @@ impl Disk {
 
     /// Whether the value is durable here, in whatever ballot.
     fn holds(&self, entry: &Entry) -> bool {
-        let same = |other: &Entry| {
-            (other.kind, other.id, &other.payload) == (entry.kind, entry.id, &entry.payload)
-        };
+        let same =
+            |other: &Entry| (other.kind, other.id, &other.payload) == (entry.kind, entry.id, &entry.payload);
         self.state.slot >= entry.slot || self.entries.get(&entry.slot).is_some_and(same)
     }
 }
@@ -438,7 +437,10 @@ impl Cluster {
             Effect::Role { ballot, leader, serving } => {
                 let who = leader.map_or("nobody".to_owned(), |leader| leader.to_string());
                 let how = if serving { ", serving" } else { "" };
-                self.say(format!("  {id} in {}.{}.{} sees {who} lead{how}", ballot.config, ballot.round, ballot.replica));
+                self.say(format!(
+                    "  {id} in {}.{}.{} sees {who} lead{how}",
+                    ballot.config, ballot.round, ballot.replica
+                ));
             }
         }
     }
@@ -488,12 +490,8 @@ impl Cluster {
             assert_eq!(before, &entry, "two entries chosen at one slot");
             return;
         }
-        let holders: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.disk.holds(&entry))
-            .map(|(id, _)| *id)
-            .collect();
+        let holders: BTreeSet<_> =
+            self.nodes.iter().filter(|(_, node)| node.disk.holds(&entry)).map(|(id, _)| *id).collect();
         let (_, governs) = self.configs.range(..entry.slot).next_back().unwrap();
         assert!(
             governs.is_commit_quorum(|id| holders.contains(&id)),
@@ -506,12 +504,22 @@ impl Cluster {
         self.chosen.insert(entry.slot, entry);
     }
 
-    /// Makes the oldest writes of a replica durable.
+    /// Makes everything that a replica wrote durable.
     pub(crate) fn sync(&mut self, id: ReplicaId) -> bool {
         if self.stalled.contains(&id) || self.nodes[&id].writes.is_empty() {
             return false;
         }
-        let writes: Vec<Write> = self.node(id).writes.drain(..).collect();
+        let count = self.nodes[&id].writes.len();
+        self.sync_some(id, count)
+    }
+
+    /// Makes the oldest write of a replica durable, alone.
+    pub(crate) fn sync_first(&mut self, id: ReplicaId) {
+        self.sync_some(id, 1);
+    }
+
+    fn sync_some(&mut self, id: ReplicaId, count: usize) -> bool {
+        let writes: Vec<Write> = self.node(id).writes.drain(..count).collect();
         let mut done = Vec::new();
         for write in writes {
             let node = self.node(id);
