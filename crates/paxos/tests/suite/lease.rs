@@ -97,7 +97,7 @@ fn within_the_stated_drift_no_read_is_stale_and_beyond_it_some_are() {
 }
 
 #[test]
-fn a_lease_is_dropped_before_leadership_is_handed_over_and_for_good() {
+pub(crate) fn a_lease_is_dropped_before_leadership_is_handed_over_and_for_good() {
     let mut cluster = led_by_one(3, config(DRIFT_PPM));
     cluster.run(HEARTBEAT * 2);
     assert!(at_once(&mut cluster, replica(1)));

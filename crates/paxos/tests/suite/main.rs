@@ -5,6 +5,7 @@
 mod cluster;
 mod garbage;
 mod lease;
+mod membership;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod partitions;
@@ -12,3 +13,4 @@ mod priority;
 mod recovery;
 mod schedules;
 mod snapshots;
+mod wounds;

@@ -150,7 +150,7 @@ fn one_that_hears_nothing_and_is_heard_deposes_nobody() {
 }
 
 #[test]
-fn a_leader_that_is_heard_and_hears_nothing_gives_way() {
+pub(crate) fn a_leader_that_is_heard_and_hears_nothing_gives_way() {
     let mut cluster = Cluster::new(3, 1);
     cluster.elect_this(replica(1));
     cluster.cut.extend([2, 3].map(|from| (replica(from), replica(1))));
@@ -161,7 +161,7 @@ fn a_leader_that_is_heard_and_hears_nothing_gives_way() {
 }
 
 #[test]
-fn a_higher_promise_of_one_that_was_away_costs_one_election() {
+pub(crate) fn a_higher_promise_of_one_that_was_away_costs_one_election() {
     let mut cluster = Cluster::new(3, 1);
     cluster.elect_this(replica(1));
     cluster.run(ELECTION);
@@ -177,6 +177,7 @@ fn a_higher_promise_of_one_that_was_away_costs_one_election() {
     cluster.restart(replica(1));
     cluster.run(ELECTION * 4);
     let before = cluster.status(cluster.serving().unwrap()).ballot;
+    assert!(before < cluster.status(replica(3)).ballot, "{before:?}");
     cluster.cut.clear();
     until_chosen(&mut cluster);
     cluster.run(ELECTION * 2);

@@ -17,7 +17,7 @@ fn cluster(priorities: &[u8]) -> Cluster {
 }
 
 #[test]
-fn leadership_goes_to_the_highest_priority_that_is_in_step() {
+pub(crate) fn leadership_goes_to_the_highest_priority_that_is_in_step() {
     let mut cluster = cluster(&[1, 2, 3]);
     cluster.propose(replica(1), 3).unwrap();
     cluster.run(ELECTION * 2);

@@ -165,7 +165,7 @@ fn a_leader_that_lacks_what_nobodys_log_holds_fetches_a_snapshot_first() {
 }
 
 #[test]
-fn nothing_is_recovered_beyond_a_stop() {
+pub(crate) fn nothing_is_recovered_beyond_a_stop() {
     let mut cluster = led_by_one(3);
     // 1 accepts five commands, alone.
     cluster.isolate(replica(1));
