@@ -65,7 +65,8 @@ impl Paxos {
             }
             self.send_accept(to, peer, entries);
         }
-        if peer.mode == Mode::Replicate && peer.told < self.chosen && peer.next > self.log.last() {
+        let is_behind = peer.told < self.chosen && peer.next > self.log.last();
+        if peer.mode == Mode::Replicate && (is_behind || peer.poke) {
             self.send_accept(to, peer, Vec::new());
         }
     }
@@ -79,7 +80,7 @@ impl Paxos {
             peer.sent(last, entries.iter().map(Entry::size_bytes).sum());
         }
         peer.told = self.chosen;
-        let quiet = entries.is_empty();
+        let quiet = entries.is_empty() && !std::mem::take(&mut peer.poke);
         let accept = Accept { chosen: self.chosen.0, settled: self.members.settled(), quiet };
         self.outbox.send(wire::message(self.id, to, ballot, Body::Accept(accept), entries));
     }
@@ -242,16 +243,10 @@ impl Paxos {
         peer.priority = u8::try_from(reply.priority).unwrap_or(u8::MAX);
         peer.vouches_from = peer.vouches_from.max(leader.lease.sent_by(reply.round));
         let received = Slot(reply.received).min(last);
-        peer.says_received(received);
-        match peer.mode {
-            Mode::Probe => peer.begins_after(received),
-            Mode::Replicate if peer.overdue && peer.awaits_acknowledgement() => peer.rewind(),
-            Mode::Snapshot if received >= floor => {
-                peer.mode = Mode::Probe;
-                peer.begins_after(received);
-            }
-            Mode::Replicate | Mode::Snapshot => {}
+        if peer.mode == Mode::Snapshot && received >= floor {
+            peer.mode = Mode::Probe; // An earlier snapshot arrived after all.
         }
+        peer.says_received(received);
         self.confirm_reads();
     }
 

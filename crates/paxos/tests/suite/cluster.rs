@@ -145,6 +145,10 @@ impl Cluster {
             initial.nodes.insert(ReplicaId(id), NodeId(id));
         }
         initial.next_replica = ReplicaId(voters + learners + 1);
+        Self::of(initial, seed, config)
+    }
+
+    pub(crate) fn of(initial: Config, seed: u64, config: PaxosConfig) -> Self {
         let mut cluster = Self {
             now: Time(0),
             nodes: BTreeMap::new(),
@@ -166,8 +170,8 @@ impl Cluster {
             seed,
             counter: 0,
         };
-        for id in 1..=voters + learners {
-            cluster.add_node(ReplicaId(id), initial.clone());
+        for id in initial.members() {
+            cluster.add_node(id, initial.clone());
         }
         cluster
     }

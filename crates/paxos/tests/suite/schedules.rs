@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use conclave_consensus::{MembershipChange, NodeId, ReadMode};
+use conclave_consensus::{Config, MembershipChange, NodeId, Quorums, ReadMode};
 use conclave_paxos::PaxosConfig;
 use proptest::prelude::*;
 
-use crate::cluster::{Cluster, HEARTBEAT};
+use crate::cluster::{Cluster, HEARTBEAT, replica};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
@@ -56,7 +56,7 @@ fn act() -> impl Strategy<Value = Act> {
 
 /// The same, and changes of membership: several at once, of replicas and nodes that may or may not be there.
 pub(crate) fn act_or_change() -> impl Strategy<Value = Act> {
-    let change = (0..4_u8, 1..8_u64);
+    let change = (0..5_u8, 1..8_u64);
     prop_oneof![
         9 => act(),
         1 => prop::collection::vec(change, 1..4).prop_map(Act::Reconfigure),
@@ -70,6 +70,9 @@ fn changes(cluster: &Cluster, of: &[(u8, u64)]) -> Vec<MembershipChange> {
         0 => MembershipChange::AddLearner(NodeId(*at)),
         1 => MembershipChange::AddVoter(NodeId(*at)),
         2 => MembershipChange::Promote(who(*at)),
+        3 => MembershipChange::SetQuorums(
+            (*at < 6).then(|| Quorums { elect: u8::try_from(*at).unwrap(), commit: u8::try_from(6 - *at).unwrap() }),
+        ),
         _ => MembershipChange::Remove(who(*at)),
     };
     of.iter().map(change).collect()
@@ -236,6 +239,15 @@ proptest! {
             cluster.restart(id);
         }
         play(cluster, seed, &acts);
+    }
+
+    /// Five replicas of which more elect than choose, or fewer; and one that learns.
+    #[test]
+    fn with_quorums_of_other_sizes(seed: u64, tight: bool, acts in prop::collection::vec(act_or_change(), 1..120)) {
+        let elect = u8::try_from(seed % 5 + 1).unwrap();
+        let mut initial = Config::of_voters((1..=5).map(|id| (replica(id), NodeId(id))));
+        initial.quorums = Some(Quorums { elect, commit: 6 - elect });
+        play(Cluster::of(initial, seed, config(tight)), seed, &acts);
     }
 
     #[test]
