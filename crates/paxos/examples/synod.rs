@@ -74,22 +74,23 @@ fn ballot(round: u64, proposer: u64) -> Ballot {
 }
 
 fn main() {
-    println!("-- Ada's value is chosen, and she is interrupted before she learns it");
-    let mut world = World::new();
     let everyone = [1, 2, 3];
-    world.attempt("Ada", ballot(1, 1), "apples", &Reach { prepare: &everyone, accept: &[1] });
-    world.attempt("Ada", ballot(1, 1), "apples", &Reach { prepare: &[], accept: &[] });
-    world.attempt("Ada", ballot(2, 1), "apples", &Reach { prepare: &[1, 2], accept: &[2] });
-    // Apples were accepted by 1 in the first round and by 2 in the second: nobody knows. Bob's quorum contains one of the two.
-    let chosen = world.attempt("Bob", ballot(3, 2), "pears", &Reach { prepare: &[2, 3], accept: &[2, 3] });
-    assert_eq!(chosen, Some("apples"), "Bob is bound by what he heard");
-
-    println!("-- Ada is late: what a quorum promised to Bob, she cannot get");
+    println!("-- Ada's value is chosen; Bob asks others than she did, and is bound all the same");
     let mut world = World::new();
+    let chosen = world.attempt("Ada", ballot(1, 1), "apples", &Reach { prepare: &everyone, accept: &[1, 2] });
+    assert_eq!(chosen, Some("apples"));
     let chosen = world.attempt("Bob", ballot(2, 2), "pears", &Reach { prepare: &[2, 3], accept: &[2, 3] });
-    assert_eq!(chosen, Some("pears"));
+    assert_eq!(chosen, Some("apples"), "any two of three meet");
+
+    println!("-- Ada is interrupted after one acceptance, of which Bob does not hear");
+    let mut world = World::new();
+    let chosen = world.attempt("Ada", ballot(1, 1), "apples", &Reach { prepare: &everyone, accept: &[1] });
+    assert_eq!(chosen, None);
+    let chosen = world.attempt("Bob", ballot(2, 2), "pears", &Reach { prepare: &[2, 3], accept: &[2, 3] });
+    assert_eq!(chosen, Some("pears"), "nothing can have been chosen, so he is free");
     let late = world.attempt("Ada", ballot(1, 1), "apples", &Reach { prepare: &everyone, accept: &everyone });
-    assert_eq!(late, None);
-    let again = world.attempt("Ada", ballot(3, 1), "apples", &Reach { prepare: &everyone, accept: &everyone });
-    assert_eq!(again, Some("pears"), "and when she asks properly, she helps him");
+    assert_eq!(late, None, "what a quorum promised to Bob she cannot get");
+    let again =
+        world.attempt("Ada", ballot(3, 1), "apples", &Reach { prepare: &everyone, accept: &everyone });
+    assert_eq!(again, Some("pears"), "and with a higher ballot she completes what he began");
 }

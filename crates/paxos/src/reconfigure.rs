@@ -219,7 +219,9 @@ impl Paxos {
             return;
         }
         #[cfg(feature = "mutants")]
-        if conclave_consensus::Mutant::JointNeverLeft.is_on() && self.ballot().round % 2 == 0 {
+        if conclave_consensus::Mutant::JointNeverLeft.is_on()
+            && self.log.ballot_at(self.members.at()).is_none_or(|ballot| ballot.replica != self.id)
+        {
             return;
         }
         let next = Config { number: config.number + 1, ..config.after_joint() };

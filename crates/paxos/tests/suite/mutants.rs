@@ -27,7 +27,10 @@ fn run(seed: u64) {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let acts = prop::collection::vec(act_or_change(), 20..150).new_tree(&mut runner).unwrap().current();
-    let config = PaxosConfig { lease_drift_ppm: (seed % 4 == 0).then_some(0), ..config(seed % 2 == 0) };
+    let config = PaxosConfig {
+        lease_drift_ppm: seed.is_multiple_of(4).then_some(0),
+        ..config(seed.is_multiple_of(2))
+    };
     play(Cluster::with([3, 5, 3, 4][usize::try_from(seed / 4 % 4).unwrap()], 0, seed, config), seed, &acts);
 }
 

@@ -1,7 +1,7 @@
 //! Partitions that are not clean. The three of the Omni-Paxos paper (section 2) with five replicas, and any others: as long as some replica and
 //! a quorum hear each other, one of them leads within four election timeouts, whatever its log lacks, and then leadership rests.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use conclave_consensus::ReplicaId;
 use conclave_paxos::PaxosConfig;

@@ -66,15 +66,17 @@ pub(crate) fn act_or_change() -> impl Strategy<Value = Act> {
 fn changes(cluster: &Cluster, of: &[(u8, u64)]) -> Vec<MembershipChange> {
     let ids = cluster.ids();
     let who = |at: u64| ids[usize::try_from(at).unwrap() % ids.len()];
-    let change = |(kind, at): &(u8, u64)| match kind {
-        0 => MembershipChange::AddLearner(NodeId(*at)),
-        1 => MembershipChange::AddVoter(NodeId(*at)),
-        2 => MembershipChange::Promote(who(*at)),
-        3 => MembershipChange::SetQuorums(
-            (*at < 6).then(|| Quorums { elect: u8::try_from(*at).unwrap(), commit: u8::try_from(6 - *at).unwrap() }),
-        ),
-        _ => MembershipChange::Remove(who(*at)),
-    };
+    let change =
+        |(kind, at): &(u8, u64)| match kind {
+            0 => MembershipChange::AddLearner(NodeId(*at)),
+            1 => MembershipChange::AddVoter(NodeId(*at)),
+            2 => MembershipChange::Promote(who(*at)),
+            3 => MembershipChange::SetQuorums((*at < 6).then(|| Quorums {
+                elect: u8::try_from(*at).unwrap(),
+                commit: u8::try_from(6 - *at).unwrap(),
+            })),
+            _ => MembershipChange::Remove(who(*at)),
+        };
     of.iter().map(change).collect()
 }
 

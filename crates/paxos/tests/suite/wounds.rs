@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Class, Config, Consensus, Entry, Input, Kind, Mark, Message, NodeId, Outcome, ProposalId,
-    ReadMode, ReplicaId, Slot, SnapshotMeta, StepError,
+    Ballot, Class, Input, Mark, Message, NodeId, Outcome, ProposalId, ReadMode, Slot, StepError,
 };
 use conclave_paxos::{PaxosConfig, describe};
 
