@@ -44,7 +44,7 @@ fn commit_quorums(config: &Config) -> Vec<Set> {
 
 /// Sizes that fit so many voters, or none.
 fn sizes(voters: usize, elect: u8, more: u8) -> Option<Quorums> {
-    let voters = u8::try_from(voters).unwrap();
+    let voters = u8::try_from(voters).expect("a handful");
     if elect == 0 || voters == 0 {
         return None;
     }

@@ -117,6 +117,8 @@ pub struct Paxos {
     pub(crate) chosen_recorded: Slot,
     pub(crate) log: Log,
     pub(crate) members: Members,
+    /// The write that remembers that the configuration is in force.
+    pub(crate) entered_in: u64,
     /// Accepted configurations that are not chosen.
     pub(crate) stops: BTreeSet<Slot>,
     /// The newest durable state here, which is also what a laggard is offered.
@@ -219,6 +221,7 @@ impl Paxos {
             chosen_recorded,
             log,
             members: Members::new(applied, boot.state.config.clone()),
+            entered_in: 0,
             stops,
             state: boot.state,
             role: Role::Follower,
@@ -251,6 +254,7 @@ impl Paxos {
             (paxos.heard_until, paxos.promised_until) = (Time(0), Time(0));
         }
         paxos.chosen_to(chosen_recorded.min(persisted));
+        paxos.advance_received();
         if !paxos.is_sole_voter() || !paxos.meta.lease.is_zero() {
             paxos.rearm_election();
         }
@@ -344,7 +348,10 @@ impl Paxos {
         self.advance_persisted();
         match self.role {
             Role::Candidate(_) => self.finish_if_recovered(),
-            Role::Leader(_) => self.advance_chosen(),
+            Role::Leader(_) => {
+                self.advance_chosen();
+                self.settle_if_held();
+            }
             Role::Follower => {}
         }
     }

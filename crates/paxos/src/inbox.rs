@@ -129,6 +129,10 @@ impl Paxos {
         if ballot >= self.ballot() && ballot.config >= self.members.number() {
             return false;
         }
+        #[cfg(feature = "mutants")]
+        if conclave_consensus::Mutant::StaleTermNotTold.is_on() {
+            return true;
+        }
         let nack =
             wire::Nack { refused: ballot.into(), chosen: self.chosen.0, config: self.members.number() };
         let message = self.message(from, Body::Nack(nack));

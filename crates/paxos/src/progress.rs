@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) next: Slot,
     /// The chosen slot it was told last.
     pub(crate) told: Slot,
+    /// What it says to know to be chosen: it remembers a configuration that came in force by it.
+    pub(crate) knows: Slot,
     /// When it was last heard in this ballot.
     pub(crate) heard: Time,
     /// The last round it answered.
@@ -44,15 +46,19 @@ pub(crate) struct Peer {
     pub(crate) vouches_from: Option<Time>,
     /// Who should lead, as it says itself.
     pub(crate) priority: u8,
+    /// It is to say what it holds durably, although there is nothing to send.
+    pub(crate) poke: bool,
     /// At the last beat an acknowledgement was awaited, and none has come since.
     pub(crate) overdue: bool,
+    /// What was known to be matched at the last beat: an answer with less is of a replica that booted since.
+    expected: Slot,
     /// A read of the log for it, and the slot it began at.
     pub(crate) read: Option<(LogReadId, Slot)>,
     /// Where the log began when the follower was sent for a snapshot: from there on it is kept, or a snapshot on its way would be out of
     /// date when it arrives, and the next one too.
     pub(crate) awaits: Slot,
-    /// The last slot and the bytes of each message that is not acknowledged.
-    inflight: VecDeque<(Slot, usize)>,
+    /// The first and the last slot, and the bytes, of each message that is not acknowledged.
+    inflight: VecDeque<(Slot, Slot, usize)>,
     inflight_bytes: usize,
 }
 
@@ -64,11 +70,14 @@ impl Peer {
             above: Vec::new(),
             next: Slot(1),
             told: Slot(0),
+            knows: Slot(0),
             heard: now,
             round: 0,
             vouches_from: None,
             priority: 0,
+            poke: false,
             overdue: false,
+            expected: Slot(0),
             read: None,
             awaits: Slot(0),
             inflight: VecDeque::new(),
@@ -80,15 +89,11 @@ impl Peer {
         self.mode == Mode::Replicate && self.inflight.len() < messages_max && self.inflight_bytes < bytes_max
     }
 
-    pub(crate) fn awaits_acknowledgement(&self) -> bool {
-        !self.inflight.is_empty()
-    }
-
     /// Entries up to `last` were sent.
     pub(crate) fn sent(&mut self, last: Slot, bytes: usize) {
-        self.inflight.push_back((last, bytes));
+        self.inflight.push_back((self.next, last, bytes));
         self.inflight_bytes += bytes;
-        self.next = last.next();
+        (self.next, self.poke) = (last.next(), false);
     }
 
     /// The last slot of an unbroken run of accepted ones that begins at `from`; the one before it if it is not accepted.
@@ -115,8 +120,11 @@ impl Peer {
         }
         self.absorb();
         let (matched, above) = (self.matched, &self.above);
-        let is_there = |last: Slot| last <= matched || above.iter().any(|(_, end)| last == *end);
-        while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| is_there(*last)) {
+        let is_there = |first: Slot, last: Slot| {
+            last <= matched || above.iter().any(|(begin, end)| *begin <= first && last <= *end)
+        };
+        while let Some((_, _, bytes)) = self.inflight.pop_front_if(|(first, last, _)| is_there(*first, *last))
+        {
             self.inflight_bytes -= bytes;
         }
         if self.mode != Mode::Replicate && self.matched >= floor {
@@ -127,19 +135,42 @@ impl Peer {
         news
     }
 
-    /// What it says to hold already, durable or not: where sending begins.
-    pub(crate) fn begins_after(&mut self, received: Slot) {
-        if self.mode == Mode::Probe {
-            self.enter(Mode::Replicate);
-            self.next = received.max(self.matched).next();
+    /// A beat is sent to it.
+    pub(crate) fn beaten(&mut self) {
+        self.overdue = self.next > self.matched.next();
+        self.expected = self.matched;
+    }
+
+    /// How far it says that it accepted in our ballot, or knows what is chosen; perhaps not yet durably.
+    pub(crate) fn says_received(&mut self, received: Slot) {
+        match self.mode {
+            // Where sending begins. That it is durable has to be said too.
+            Mode::Probe => {
+                self.enter(Mode::Replicate);
+                self.next = received.max(self.matched).next();
+                self.poke = received > self.matched;
+            }
+            // After a boot it holds what it acknowledged but may not know that this was chosen: it is told again.
+            Mode::Replicate if received < self.expected => {
+                (self.matched, self.expected) = (received, received);
+                self.above.clear();
+                self.send_from(received.next());
+            }
+            Mode::Replicate if self.overdue => {
+                self.overdue = false;
+                if received.next() < self.next {
+                    self.send_from(received.max(self.matched).next());
+                } else {
+                    self.poke = true; // All arrived, and the word that it is durable has not.
+                }
+            }
+            Mode::Replicate | Mode::Snapshot => {}
         }
     }
 
-    /// An acknowledgement is overdue: what is not acknowledged is sent again.
-    pub(crate) fn rewind(&mut self) {
-        self.overdue = false;
-        self.enter(self.mode);
-        self.next = self.matched.next();
+    fn send_from(&mut self, next: Slot) {
+        self.enter(Mode::Replicate);
+        self.next = next;
     }
 
     fn note_run(&mut self, first: Slot, last: Slot) -> bool {
@@ -199,7 +230,7 @@ mod tests {
 
     fn peer() -> Peer {
         let mut peer = Peer::new(Time(0));
-        peer.begins_after(Slot(0));
+        peer.says_received(Slot(0));
         peer
     }
 
@@ -228,14 +259,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_overdue_is_sent_again() {
+    fn a_message_is_acknowledged_when_all_of_it_is() {
+        let mut peer = peer();
+        peer.sent(Slot(3), 100);
+        peer.accepted(Slot(0), [(Slot(3), Slot(3))].into_iter(), Slot(0));
+        assert!(!peer.may_send(1, 1_000), "it may be of an earlier sending");
+        peer.accepted(Slot(2), std::iter::empty(), Slot(0));
+        assert!(peer.may_send(1, 1_000));
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_sent_again_and_what_did_is_asked_after() {
         let mut peer = peer();
         peer.sent(Slot(4), 100);
         peer.sent(Slot(8), 100);
         peer.accepted(Slot(4), std::iter::empty(), Slot(0));
-        peer.rewind();
-        assert_eq!(peer.next, Slot(5));
-        assert!(!peer.awaits_acknowledgement());
+        peer.says_received(Slot(4));
+        assert_eq!(peer.next, Slot(9), "it may be on its way");
+        peer.beaten();
+        peer.says_received(Slot(8));
+        assert!(peer.next == Slot(9) && peer.poke);
+        peer.beaten();
+        peer.says_received(Slot(5));
+        assert_eq!(peer.next, Slot(6));
+        peer.accepted(Slot(8), std::iter::empty(), Slot(0));
+        peer.beaten();
+        peer.says_received(Slot(8));
+        assert!((peer.matched, peer.next, peer.overdue) == (Slot(8), Slot(9), false));
+        peer.says_received(Slot(3));
+        assert_eq!((peer.matched, peer.next), (Slot(3), Slot(4)), "it booted, and knows less");
     }
 
     #[test]

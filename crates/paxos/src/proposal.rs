@@ -53,6 +53,19 @@ impl Own {
         self.doubt_until
     }
 
+    /// Nothing more is to be said of the slot.
+    fn forget(&mut self, slot: Slot) {
+        let Some(place) = self.runs.iter().position(|(from, to)| (*from..=*to).contains(&slot)) else {
+            return;
+        };
+        let (from, to) = self.runs[place];
+        let parts = [(from, slot.before()), (slot.next(), to)];
+        self.runs.remove(place);
+        for part in parts.into_iter().rev().filter(|(from, to)| from <= to) {
+            self.runs.insert(place, part);
+        }
+    }
+
     /// Forgets what stands above `slot`.
     fn forget_above(&mut self, slot: Slot) {
         while self.runs.pop_back_if(|(from, _)| *from > slot).is_some() {}
@@ -137,14 +150,16 @@ impl Paxos {
         if self.own.doubt_until.take_if(|until| *until <= self.now).is_none() {
             return;
         }
-        let mut lost: Vec<ProposalId> =
-            self.own.doubtful.split_off(&self.chosen.next()).into_values().collect();
+        let mut lost: Vec<(Slot, ProposalId)> =
+            self.own.doubtful.split_off(&self.chosen.next()).into_iter().collect();
+        lost.iter().for_each(|(slot, _)| self.own.forget(*slot));
         if !self.is_leader() {
             let stands = self.log.entries(self.chosen.next(), self.log.last());
-            lost.extend(stands.filter(|entry| self.own.contains(entry.slot)).map(|entry| entry.id));
+            let own = stands.filter(|entry| self.own.contains(entry.slot));
+            lost.extend(own.map(|entry| (entry.slot, entry.id)));
             self.own.forget_above(self.chosen);
         }
-        for id in lost.into_iter().filter(|id| !id.is_none()) {
+        for (_, id) in lost.into_iter().filter(|(_, id)| !id.is_none()) {
             self.outbox.push(Effect::Lost { id, outcome: Outcome::Unknown });
         }
     }

@@ -93,12 +93,10 @@ impl Paxos {
             self.outbox.push(Effect::ReadReady { id, at: self.chosen });
             return Ok(());
         }
-        if let Role::Leader(leader) = &self.role {
+        if let Role::Leader(leader) = &mut self.role {
             if leader.reads.locals >= self.config.reads_max {
                 return Err(StepError::Busy);
             }
-        }
-        if let Role::Leader(leader) = &mut self.role {
             leader.reads.locals += 1;
             leader.reads.waiting.push(Reader::Local(id));
             return Ok(());

@@ -15,8 +15,9 @@
 //! 2. The next configuration is in force when the stop is chosen, and never before: there is nothing to take back. Its number stands first in the ballots
 //!    of its leaders, and who knows of it refuses those of the old one.
 //! 3. Its first leader runs phase 1 among its members, from the slot after the stop on. What its members know of before, they learn as any laggard does.
-//! 4. The next change begins once the last is *settled*: a commit quorum of the configuration in force holds durably everything that led to it. Only
-//!    then, too, is who was removed told that it may be destroyed. Otherwise new replicas could decide what comes, and nobody have what was.
+//! 4. The next change begins once the last is *settled*: a commit quorum of the configuration in force holds durably everything that led to it, and
+//!    remembers that it is in force. Only then, too, is who was removed told that it may be destroyed. Otherwise new replicas could decide what comes,
+//!    and nobody have what was; or wait after a power cut for a quorum of those that are gone.
 //! 5. Who votes changes in two steps, through a joint configuration in which quorums of both sets decide. Paxos does not need it for safety: it is for
 //!    the time in between. While new voters fetch what was decided, the old ones can lead and complete the group, whoever fails meanwhile.
 //! 6. A leader that the next configuration does not name hands over to a voter that holds everything up to the stop, and is there for the others until then.
@@ -114,6 +115,11 @@ impl Paxos {
 
     fn begin_config(&mut self) {
         self.forget_neighbours();
+        // Before anything more is said of what is chosen, this is remembered.
+        self.entered_in = self.write_meta();
+        if self.leader.is_some() && matches!(self.role, Role::Follower) {
+            self.acknowledge.get_or_insert_default();
+        }
         let number = self.members.number();
         self.forget_void(self.chosen, |entry| entry.ballot.config < number);
         match &mut self.role {
@@ -181,9 +187,9 @@ impl Paxos {
         if !self.members.is_settled() {
             let held = self.members.config().committed(|replica| {
                 if replica == self.id {
-                    self.persisted
+                    if self.outbox.durable() >= self.entered_in { self.persisted } else { Slot(0) }
                 } else {
-                    leader.peers.get(&replica).map_or(Slot(0), |peer| peer.matched)
+                    leader.peers.get(&replica).map_or(Slot(0), |peer| peer.matched.min(peer.knows))
                 }
             });
             if held.is_some_and(|held| held >= self.members.at()) {
@@ -213,7 +219,9 @@ impl Paxos {
             return;
         }
         #[cfg(feature = "mutants")]
-        if conclave_consensus::Mutant::JointNeverLeft.is_on() && self.ballot().round % 2 == 0 {
+        if conclave_consensus::Mutant::JointNeverLeft.is_on()
+            && self.log.ballot_at(self.members.at()).is_none_or(|ballot| ballot.replica != self.id)
+        {
             return;
         }
         let next = Config { number: config.number + 1, ..config.after_joint() };

@@ -267,7 +267,7 @@ impl Paxos {
             let mut peer = Peer::new(now);
             if let Some(told) = told.get(&replica) {
                 peer.matched = told.chosen;
-                peer.begins_after(told.chosen);
+                peer.says_received(told.chosen);
             }
             peers.insert(replica, peer);
         }

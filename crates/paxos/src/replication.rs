@@ -65,7 +65,8 @@ impl Paxos {
             }
             self.send_accept(to, peer, entries);
         }
-        if peer.mode == Mode::Replicate && peer.told < self.chosen && peer.next > self.log.last() {
+        let is_behind = peer.told < self.chosen && peer.next > self.log.last();
+        if peer.mode == Mode::Replicate && (is_behind || peer.poke) {
             self.send_accept(to, peer, Vec::new());
         }
     }
@@ -79,7 +80,7 @@ impl Paxos {
             peer.sent(last, entries.iter().map(Entry::size_bytes).sum());
         }
         peer.told = self.chosen;
-        let quiet = entries.is_empty();
+        let quiet = entries.is_empty() && !std::mem::take(&mut peer.poke);
         let accept = Accept { chosen: self.chosen.0, settled: self.members.settled(), quiet };
         self.outbox.send(wire::message(self.id, to, ballot, Body::Accept(accept), entries));
     }
@@ -153,7 +154,7 @@ impl Paxos {
             || (self.unchosen_bytes > 0 && self.unchosen_bytes + entry.size_bytes() > bytes_max)
     }
 
-    fn advance_received(&mut self) {
+    pub(crate) fn advance_received(&mut self) {
         let ballot = self.ballot();
         self.received = self.received.max(self.chosen);
         while self.log.ballot_at(self.received.next()) == Some(ballot) {
@@ -174,7 +175,7 @@ impl Paxos {
         let Some(mut runs) = self.acknowledge.take() else { return };
         let Some(leader) = self.leader.filter(|leader| *leader != self.id) else { return };
         let upto = self.received.0;
-        let mut accepted = Accepted { upto, ..Accepted::default() };
+        let mut accepted = Accepted { upto, chosen: self.chosen.0, ..Accepted::default() };
         runs.sort_unstable();
         for (first, last) in runs {
             let first = first.0.max(accepted.lasts.last().copied().unwrap_or(upto) + 1);
@@ -202,10 +203,15 @@ impl Paxos {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
-        if peer.accepted(Slot(accepted.upto), accepted.runs(), floor) {
+        let learned = Slot(accepted.chosen) > peer.knows;
+        peer.knows = peer.knows.max(Slot(accepted.chosen));
+        let is_news = peer.accepted(Slot(accepted.upto), accepted.runs(), floor);
+        if is_news {
             self.advance_chosen();
-            self.settle_if_held();
             self.hand_over_if_ready(from);
+        }
+        if is_news || learned {
+            self.settle_if_held();
         }
     }
 
@@ -218,7 +224,8 @@ impl Paxos {
             round: beat.round,
             free: true,
             received: self.received.0,
-            chosen: self.chosen.0,
+            // Of a snapshot it is true only when that is the state.
+            chosen: if self.fetch.is_installing() { 0 } else { self.chosen.0 },
             priority: u32::from(self.config.priority),
         };
         let message = self.message(from, Body::BeatReply(reply));
@@ -232,18 +239,14 @@ impl Paxos {
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
         peer.round = peer.round.max(reply.round);
+        peer.knows = peer.knows.max(Slot(reply.chosen));
         peer.priority = u8::try_from(reply.priority).unwrap_or(u8::MAX);
         peer.vouches_from = peer.vouches_from.max(leader.lease.sent_by(reply.round));
         let received = Slot(reply.received).min(last);
-        match peer.mode {
-            Mode::Probe => peer.begins_after(received),
-            Mode::Replicate if peer.overdue && peer.awaits_acknowledgement() => peer.rewind(),
-            Mode::Snapshot if received >= floor => {
-                peer.mode = Mode::Probe;
-                peer.begins_after(received);
-            }
-            Mode::Replicate | Mode::Snapshot => {}
+        if peer.mode == Mode::Snapshot && received >= floor {
+            peer.mode = Mode::Probe; // An earlier snapshot arrived after all.
         }
+        peer.says_received(received);
         self.confirm_reads();
     }
 
@@ -256,7 +259,7 @@ impl Paxos {
         // Here alone: were it put off by the beats of read rounds, steady reading would put off for ever what follows.
         leader.beat_due = self.now.after(self.config.timing.heartbeat);
         for peer in leader.peers.values_mut() {
-            peer.overdue = peer.awaits_acknowledgement();
+            peer.beaten();
         }
         let waiting: Vec<ReplicaId> = leader
             .peers

@@ -131,6 +131,7 @@ pub(crate) struct BeatReply {
     /// It accepted everything up to here in the ballot, or knows that it is chosen; perhaps not yet durably.
     #[prost(uint64, tag = "3")]
     pub(crate) received: u64,
+    /// Known chosen; where a configuration came in force by it, durably so.
     #[prost(uint64, tag = "4")]
     pub(crate) chosen: u64,
     #[prost(uint32, tag = "5")]
@@ -182,6 +183,9 @@ pub(crate) struct Accepted {
     pub(crate) firsts: Vec<u64>,
     #[prost(uint64, repeated, tag = "3")]
     pub(crate) lasts: Vec<u64>,
+    /// Known chosen; where a configuration came in force by it, durably so.
+    #[prost(uint64, tag = "4")]
+    pub(crate) chosen: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -352,6 +356,7 @@ impl Accepted {
         self.firsts.len() == self.lasts.len()
             && self.firsts.len() <= RUNS_MAX
             && self.upto <= SLOT_MAX
+            && self.chosen <= SLOT_MAX
             && runs.into_iter().all(|(first, last)| {
                 let follows = *first > after && last >= first && *last <= SLOT_MAX;
                 after = *last;

@@ -145,6 +145,10 @@ impl Cluster {
             initial.nodes.insert(ReplicaId(id), NodeId(id));
         }
         initial.next_replica = ReplicaId(voters + learners + 1);
+        Self::of(initial, seed, config)
+    }
+
+    pub(crate) fn of(initial: Config, seed: u64, config: PaxosConfig) -> Self {
         let mut cluster = Self {
             now: Time(0),
             nodes: BTreeMap::new(),
@@ -166,8 +170,8 @@ impl Cluster {
             seed,
             counter: 0,
         };
-        for id in 1..=voters + learners {
-            cluster.add_node(ReplicaId(id), initial.clone());
+        for id in initial.members() {
+            cluster.add_node(id, initial.clone());
         }
         cluster
     }
@@ -448,7 +452,9 @@ impl Cluster {
     fn send(&mut self, message: Message) {
         let line = describe(&message);
         self.check_promise(message.from, &line);
-        self.say(format!("  {line}"));
+        if !line.contains(" beat") {
+            self.say(format!("  {line}"));
+        }
         self.network.push_back(message);
     }
 
@@ -502,12 +508,22 @@ impl Cluster {
         self.chosen.insert(entry.slot, entry);
     }
 
-    /// Makes the oldest writes of a replica durable.
+    /// Makes everything that a replica wrote durable.
     pub(crate) fn sync(&mut self, id: ReplicaId) -> bool {
         if self.stalled.contains(&id) || self.nodes[&id].writes.is_empty() {
             return false;
         }
-        let writes: Vec<Write> = self.node(id).writes.drain(..).collect();
+        let count = self.nodes[&id].writes.len();
+        self.sync_some(id, count)
+    }
+
+    /// Makes the oldest write of a replica durable, alone.
+    pub(crate) fn sync_first(&mut self, id: ReplicaId) {
+        self.sync_some(id, 1);
+    }
+
+    fn sync_some(&mut self, id: ReplicaId, count: usize) -> bool {
+        let writes: Vec<Write> = self.node(id).writes.drain(..count).collect();
         let mut done = Vec::new();
         for write in writes {
             let node = self.node(id);
