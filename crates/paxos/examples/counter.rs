@@ -3,7 +3,7 @@
 //! The "disk" calls everything durable at once, the "network" is a queue, the "clock" a number. What is left is what every program
 //! around the engine does: step it with what happened, drain it, carry out the effects in order.
 //!
-//! `cargo run -p conclave-paxos --example counter`
+//! `cargo run -p conclave-paxos --example paxos_counter`
 
 use std::collections::VecDeque;
 

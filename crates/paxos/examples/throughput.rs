@@ -1,6 +1,6 @@
 //! Three replicas in one thread and in memory: how many entries a second does the engine alone replicate, apply and check?
 //!
-//! `cargo run --release -p conclave-paxos --example throughput`
+//! `cargo run --release -p conclave-paxos --example paxos_throughput`
 
 use std::time::Instant;
 
