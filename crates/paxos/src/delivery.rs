@@ -74,7 +74,7 @@ impl Paxos {
         for entry in &mut entries {
             entry.ballot = Ballot::default();
         }
-        self.outbox.push(Effect::Commit(entries));
+        self.outbox.push(Effect::Commit(entries.into()));
     }
 
     pub(crate) fn on_log_read(&mut self, id: LogReadId, result: LogSlice) -> Result<(), StepError> {

@@ -85,7 +85,7 @@ impl Outbox {
 
     pub(crate) fn put(&mut self, entry: Entry) {
         self.bytes += entry.size_bytes();
-        self.ops.push(LogOp::Put(entry));
+        self.ops.push(LogOp::Put(entry.into()));
     }
 
     pub(crate) fn writes_entries(&self) -> bool {

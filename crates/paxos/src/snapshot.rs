@@ -109,7 +109,7 @@ impl Paxos {
         self.enter_config_of_snapshot(meta.slot, meta.config.clone());
         let mark = self.outbox.next_mark(self.ballot());
         self.fetch = Fetch::Installing(mark);
-        self.outbox.push(Effect::InstallSnapshot { mark, meta });
+        self.outbox.push(Effect::InstallSnapshot { mark, meta: Box::new(meta) });
     }
 
     /// Sees to it that the log keeps what stands above the slot; gives the ballot by which it does.

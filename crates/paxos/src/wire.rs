@@ -3,7 +3,6 @@
 //! A head is a protobuf message of at most [`HEAD_BYTES_MAX`] bytes. Fields may be added: a reader skips those that it does not
 //! know. `version` is the lowest version of reader that the sender believes can make sense of it.
 
-use bytes::Bytes;
 use conclave_consensus::{Ballot, Class, Config, Entry, Kind, Message, ReplicaId, Slot};
 use prost::Message as _;
 
@@ -291,7 +290,7 @@ pub(crate) fn message(
 ) -> Message {
     let class = body.class();
     let head = Head { version: VERSION, ballot: ballot.into(), body: Some(body) };
-    Message { from, to, class, head: Bytes::from(head.encode_to_vec()), entries }
+    Message { from, to, class, head: head.encode_to_vec()[..].into(), entries: entries.into() }
 }
 
 /// Reads a head and judges everything that can be judged without the replica's state.
