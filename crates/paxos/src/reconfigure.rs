@@ -103,13 +103,21 @@ impl Paxos {
     /// The stop at `at` is chosen: its configuration governs what comes after.
     pub(crate) fn enter_config(&mut self, at: Slot, config: Config) {
         self.members.enter(at, config.clone());
-        self.outbox.push(Effect::Membership { config: Box::new(config), at, committed: self.members.is_settled() });
+        self.outbox.push(Effect::Membership {
+            config: Box::new(config),
+            at,
+            committed: self.members.is_settled(),
+        });
         self.begin_config();
     }
 
     pub(crate) fn enter_config_of_snapshot(&mut self, at: Slot, config: Config) {
         self.members.reset(at, config.clone());
-        self.outbox.push(Effect::Membership { config: Box::new(config), at, committed: self.members.is_settled() });
+        self.outbox.push(Effect::Membership {
+            config: Box::new(config),
+            at,
+            committed: self.members.is_settled(),
+        });
         self.begin_config();
     }
 

@@ -96,9 +96,11 @@ impl Applier {
         if due { self.checkpoint() } else { None }
     }
 
-    /// A checkpoint to be run elsewhere, if there is anything new and none is under way.
+    /// A checkpoint to be run elsewhere, if there is anything new and none is under way. A replica that was added and has not come to the first
+    /// configuration of the log makes none: a state that names no members is of use to nobody.
     pub fn checkpoint(&mut self) -> Option<Box<dyn Job>> {
-        if self.running.is_some() || self.at.slot == self.checkpointed {
+        let names_nobody = self.at.config.nodes.is_empty();
+        if self.running.is_some() || self.at.slot == self.checkpointed || names_nobody {
             return None;
         }
         let job = self.machine.checkpoint(self.at.clone())?;
@@ -305,7 +307,9 @@ mod tests {
 
     /// After which entries of ten bytes a checkpoint was due.
     fn due_after(policy: CheckpointPolicy, entries: u64) -> Vec<u64> {
-        let mut applier = Applier::new(Box::new(Bytewise::default()), SnapshotMeta::default(), policy);
+        let config = Config::of_voters([(conclave_consensus::ReplicaId(1), NodeId(1))]);
+        let at = SnapshotMeta { config, ..SnapshotMeta::default() };
+        let mut applier = Applier::new(Box::new(Bytewise::default()), at, policy);
         let mut due = Vec::new();
         for slot in 1..=entries {
             let id = ProposalId::new(NodeId(1), Epoch(1), slot);

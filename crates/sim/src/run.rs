@@ -85,7 +85,9 @@ impl Plan {
         let calm = if self.calm { " --calm" } else { "" };
         let bound = self.lease_bound_ppm.map(|ppm| format!(" --lease-bound-ppm {ppm}")).unwrap_or_default();
         let (seed, engine) = (self.seed, self.engine.name());
-        format!("cargo xtask sim --seeds {seed} -- --engine {engine} --seconds {seconds}{mutant}{calm}{bound}")
+        format!(
+            "cargo xtask sim --seeds {seed} -- --engine {engine} --seconds {seconds}{mutant}{calm}{bound}"
+        )
     }
 }
 

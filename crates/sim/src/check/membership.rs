@@ -19,9 +19,18 @@ const NAME: &str = "membership";
 pub struct MembershipRules {
     logs: BTreeMap<u64, BTreeMap<Slot, Config>>,
     chosen: BTreeMap<Slot, Config>,
+    /// The first entry of every log is what the group was founded with.
+    founding_in_log: bool,
 }
 
 impl MembershipRules {
+    /// Of a group that was founded with this, which stands in its log's first entry or in none.
+    #[must_use]
+    pub fn of(founding: &Config, in_log: bool) -> Self {
+        let chosen = BTreeMap::from([(Slot(0), founding.clone())]);
+        Self { chosen, founding_in_log: in_log, ..Self::default() }
+    }
+
     /// A node booted with a state of `slot`, and these entries above.
     pub fn booted(&mut self, node: u64, slot: Slot, config: &Config, entries: &[Entry]) {
         self.logs.insert(node, BTreeMap::from([(slot, config.clone())]));
@@ -61,7 +70,7 @@ impl MembershipRules {
         match op {
             LogOp::Put(entries) => {
                 for entry in entries {
-                    if entry.slot == Slot(1) {
+                    if entry.slot == Slot(1) && self.founding_in_log {
                         self.check_first(node, entry)?;
                     } else if entry.kind == Kind::Config && leads == Some(entry.ballot) {
                         self.check_next(node, entry, disks)?;
@@ -194,8 +203,7 @@ mod tests {
 
     #[test]
     fn fires_on_a_log_that_does_not_begin_with_the_founders() {
-        let mut check = MembershipRules::default();
-        check.chosen(Slot(0), &three());
+        let mut check = MembershipRules::of(&three(), true);
         let mut begins = |kind, config: &Config| {
             check.change(1, &LogOp::Put(entry(1, 1, kind, config).into()), None, &DurableLog::default())
         };

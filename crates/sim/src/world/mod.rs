@@ -283,8 +283,11 @@ impl World {
         let ids: Vec<u64> = (1..=options.nodes).collect();
         let nodes = ids.iter().map(|id| Node::new(*id, *id <= options.members, &mut rng)).collect();
         let founding = initial(&options).config;
-        let mut checks = Checks { logs: LogMatching::of(engine.matches_logs()), ..Checks::default() };
-        checks.membership.chosen(conclave_consensus::Slot(0), &founding);
+        let checks = Checks {
+            logs: LogMatching::of(engine.matches_logs()),
+            membership: MembershipRules::of(&founding, engine.governs_itself()),
+            ..Checks::default()
+        };
         let membership = Membership::new(founding);
         let context = Context {
             now: 0,
