@@ -29,14 +29,11 @@ use conclave_consensus::{
 };
 use conclave_transport::Packet;
 
-use self::{
-    addresses::Addresses,
-    deadlines::Deadlines,
-    fetch::{Fetch, FetchStep},
-    liveness::Nodes,
-    snapshots::Guest,
+use self::{addresses::Addresses, deadlines::Deadlines, fetch::Fetch, liveness::Nodes, snapshots::Guest};
+use crate::{
+    PieceRequest,
+    effects::{HostEffect, HostInput, ProposeError},
 };
-use crate::effects::{HostEffect, HostInput, ProposeError};
 
 /// How a host is set up.
 #[derive(Clone, Debug)]
@@ -88,6 +85,16 @@ pub struct HostCounters {
     pub proposals_failed: u64,
     /// Times the leader of some group changed.
     pub leader_changes: u64,
+    /// Snapshots that were begun to be fetched, those begun anew included.
+    pub fetches: u64,
+    /// Times that a fetch went on from what it had received, after its source had failed or changed.
+    pub fetches_resumed: u64,
+    /// Times that what was received was thrown away because nobody could go on with it.
+    pub fetches_anew: u64,
+    /// Fetches that were given up, or whose snapshot could not be stored.
+    pub fetches_failed: u64,
+    /// Bytes of snapshots that arrived.
+    pub fetched_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -106,6 +113,8 @@ struct Group {
     parked_bytes: usize,
     reads: BTreeSet<ReadId>,
     fetch: Option<Fetch>,
+    /// One that was given up, and until when what it received is kept.
+    kept_fetch: Option<(Fetch, Time)>,
     fetches: u64,
     /// After a fetch that failed, the next is not begun before this.
     fetch_after: Time,
@@ -168,6 +177,7 @@ impl Host {
                 parked_bytes: 0,
                 reads: BTreeSet::new(),
                 fetch: None,
+                kept_fetch: None,
                 fetches: 0,
                 fetch_after: Time(0),
                 generation,
@@ -237,11 +247,19 @@ impl Host {
             HostInput::Applied { group, slot } => self.feed(group, Input::Applied(slot)),
             HostInput::Checkpointed { group, meta } => self.feed(group, Input::Compacted(meta)),
             HostInput::Installed { group, mark } => self.feed(group, Input::SnapshotInstalled(mark)),
-            HostInput::PieceStored { group, fetch } => {
-                self.fetch_step(
-                    group,
-                    |f, now| if f.id() == fetch { f.stored(now) } else { FetchStep::Nothing },
-                );
+            HostInput::PieceStored { group, fetch, have } => {
+                self.fetch_step(group, |f, now, steps| {
+                    if f.id() == fetch {
+                        f.stored(now, have, steps);
+                    }
+                });
+            }
+            HostInput::PieceStrange { group, fetch, piece } => {
+                self.fetch_step(group, |f, now, _| {
+                    if f.id() == fetch {
+                        f.strange(now, piece);
+                    }
+                });
             }
             HostInput::SnapshotStored { group, fetch, meta } => {
                 let Some(g) = self.groups.get_mut(&group) else { return };
@@ -250,10 +268,9 @@ impl Host {
                 }
             }
             HostInput::SnapshotBroken { group, fetch } => {
-                let Some(g) = self.groups.get_mut(&group) else { return };
-                if g.fetch.take_if(|f| f.id() == fetch).is_some() {
-                    g.fetch_after = self.now.after(self.config.piece_timeout);
-                    self.feed(group, Input::SnapshotFailed);
+                if self.groups.get(&group).is_some_and(|g| g.fetch.as_ref().is_some_and(|f| f.id() == fetch))
+                {
+                    self.fetch_failed(group);
                 }
             }
         }
@@ -281,6 +298,7 @@ impl Host {
             }
             self.unpark_if_due(group);
             self.fetch_step(group, Fetch::tick);
+            self.forget_kept_fetch(group);
         }
     }
 
@@ -328,11 +346,15 @@ impl Host {
                     }
                 }
             }
-            Packet::SnapshotPull { group, fetch, at_least, piece } => {
-                self.serve(from, group, fetch, Slot(at_least), piece);
+            Packet::SnapshotPull { group, fetch, at_least, piece, have } => {
+                self.serve(from, group, PieceRequest { fetch, at_least: Slot(at_least), piece, have });
             }
-            Packet::SnapshotPiece { group, fetch, piece, body, last } => {
-                self.fetch_step(group, |f, now| f.arrived(now, from, fetch, piece, body, last));
+            Packet::SnapshotPiece { group, fetch, after, body, last } => {
+                self.fetch_step(group, |f, now, steps| {
+                    if f.id() == fetch {
+                        f.arrived(now, from, after, body, last, steps);
+                    }
+                });
             }
             // Requests between services pass by the host: the shell answers them.
             Packet::Request { .. } | Packet::Response { .. } => {}
@@ -405,7 +427,9 @@ impl Host {
                 }
                 Effect::FetchSnapshot { at_least, from } => self.fetch(group, at_least, &from),
                 Effect::InstallSnapshot { mark, meta } => {
-                    g.generation = meta.generation;
+                    // No lower than one that was given to a fetch since.
+                    g.generation = g.generation.max(meta.generation);
+                    self.end_fetch(group);
                     self.effects.push(HostEffect::Install { group, mark, meta });
                 }
                 Effect::Membership { config, .. } => {

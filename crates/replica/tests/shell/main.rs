@@ -6,3 +6,4 @@ mod calls;
 mod fixture;
 mod membership;
 mod serving;
+mod snapshots;
