@@ -9,8 +9,8 @@
 //!   after twice as long each time, up to eight times; after sixteen timeouts in any case.
 //! - A source that is silent for [`PATIENCE`] timeouts, or twice as long as between its last pieces, gives way to the next one known; where there is no other, it is given up after [`SILENCE_MAX`] while
 //!   nothing was received.
-//! - The next source goes on where the last one ended if it has the same snapshot. If those that answer have not, the silent ones are asked again for as
-//!   long as the transfer took so far, 60 timeouts at most: then it begins anew with one that answers.
+//! - The next source goes on where the last one ended if it has the same snapshot. If those that answer have not, it begins anew with one of them; but
+//!   before much is thrown away, the silent ones are asked again for as long as it takes to fetch that much at 16 MiB a second, 60 timeouts at most.
 //! - A transfer that stores nothing for [`STANDSTILL_MAX`] timeouts is given up, and so is one of which nothing was received and that no source serves. The core
 //!   asks again when it still sees need; what was received is kept for [`KEPT_FOR`] timeouts, for it to go on with.
 
@@ -30,6 +30,8 @@ const SILENCE_MAX: u32 = 10;
 const STANDSTILL_MAX: u32 = 60;
 /// Timeouts for which what was received is kept after that.
 pub(super) const KEPT_FOR: u32 = 120;
+/// What was received is worth a second of waiting for each so many bytes.
+const WORTH_A_SECOND_BYTES: u64 = 16 << 20;
 /// How many sources are remembered; of those offered beyond, none.
 const SOURCES_MAX: usize = 8;
 /// By how much the wait for a piece grows at most.
@@ -62,7 +64,8 @@ pub(super) struct Fetch {
     /// The same from the one before.
     pace: Duration,
     timeout: Duration,
-    began: Time,
+    /// Of the pieces handed to storage.
+    bytes: u64,
     /// When a piece was stored, or the fetch was begun or gone on with.
     progressed: Time,
     /// When the source said anything, or was first asked.
@@ -143,7 +146,7 @@ impl Fetch {
             latency: Duration::ZERO,
             pace: Duration::ZERO,
             timeout,
-            began: now,
+            bytes: 0,
             progressed: now,
             heard: now,
             hope: None,
@@ -238,6 +241,7 @@ impl Fetch {
         self.early.insert(piece, Piece { after, body, last });
         while let Some(Piece { after, body, last }) = self.early.remove(&self.handed) {
             self.handed += 1;
+            self.bytes += body.len() as u64;
             steps.push(FetchStep::Store { after, body, last });
         }
         self.ask(now, steps);
@@ -300,7 +304,7 @@ impl Fetch {
         let known: Vec<NodeId> = self.sources.drain(..).map(|source| source.node).collect();
         self.offered(at_least, sources);
         self.add_sources(&known);
-        (self.current, self.began, self.progressed) = (0, now, now);
+        self.progressed = now;
         self.turn_to(0, now, steps);
     }
 
@@ -324,8 +328,8 @@ impl Fetch {
             return steps.push(FetchStep::GiveUp);
         }
         if let Some(answers) = self.with(Standing::Refused) {
-            let took = now.since(self.began).min(self.timeout * STANDSTILL_MAX);
-            let hope = *self.hope.get_or_insert(now.after(took));
+            let worth = Duration::from_millis(self.bytes.saturating_mul(1_000) / WORTH_A_SECOND_BYTES);
+            let hope = *self.hope.get_or_insert(now.after(worth.min(self.timeout * STANDSTILL_MAX)));
             if now >= hope || self.with(Standing::Silent).is_none() {
                 let first = self.sources[answers].node;
                 let others = self.sources.iter().map(|source| source.node).filter(|node| *node != first);

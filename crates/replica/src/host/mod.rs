@@ -8,7 +8,7 @@
 //!   (see `addresses`);
 //! - proposals made where the leader is not are forwarded to its node, at most once; while no leader is known they are *parked*, bounded in
 //!   number, bytes and time;
-//! - snapshots are fetched piece by piece (see `fetch`);
+//! - snapshots are fetched piece by piece, from whoever goes on with them (see `fetch`);
 //! - nodes tell each other that they live, once for all groups (see `liveness`), and only groups that are due are looked at (see `deadlines`).
 
 mod addresses;
@@ -48,7 +48,8 @@ pub struct HostConfig {
     pub parked_bytes_max: usize,
     /// How long they wait before they fail. Default 3 s.
     pub parked_for: Duration,
-    /// How long a snapshot's piece may take before it is asked for again, which costs little and is always allowed. Default 500 ms.
+    /// How long a snapshot's piece may take before it is asked for again, if pieces do not take longer anyway. A source that is silent for four of these
+    /// gives way to another, for ten if there is none; a fetch that stores nothing for sixty is given up. Default 500 ms.
     pub piece_timeout: Duration,
     /// How often this node says to each other that it lives: one heartbeat between two nodes for all groups they share, by which groups
     /// sleep that nobody asks anything (in Raft, `RaftConfig::quiesce`). `None`, the default: it says nothing and heeds nothing.

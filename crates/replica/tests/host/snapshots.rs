@@ -256,12 +256,13 @@ fn where_nobody_can_go_on_it_begins_anew() {
     assert_eq!(it.failures(), 0, "the core need not know");
 }
 
+/// Eight pieces of 16 MiB, fetched again at 16 MiB a second, take eight seconds.
 #[test]
-fn what_took_long_is_waited_for_as_long_before_it_is_thrown_away() {
+fn before_much_is_thrown_away_the_silent_are_asked_again() {
     let mut it = Fetching::from(&[2, 3]);
+    let body = Bytes::from(vec![0; 16 << 20]);
     for piece in 0..8 {
-        it.pass(SECOND);
-        it.small(20, piece);
+        it.arrives(20, piece, body.clone(), false);
         it.stored(piece + 1);
     }
     // The source is silent, and the other has another snapshot.
@@ -269,9 +270,17 @@ fn what_took_long_is_waited_for_as_long_before_it_is_thrown_away() {
     assert_eq!(asked(&effects).last(), Some(&(30, 8)));
     assert_eq!(asked(&it.refuses(30, 8)), [(20, 8)], "perhaps it comes back");
     assert_eq!(forgets(&it.pass(SECOND * 7)), []);
-    let effects = it.pass(SECOND * 7);
+    let effects = it.pass(SECOND * 4);
     assert_eq!(forgets(&effects), [it.fetch]);
     assert!(pulls(&effects).contains(&(30, it.fetch + 1, 0, 0)));
+}
+
+#[test]
+fn little_is_thrown_away_at_once() {
+    let mut it = Fetching::from(&[2, 3]);
+    it.three_of(20);
+    it.pass(SECOND * 2 + SECOND / 5);
+    assert_eq!(pulls(&it.refuses(30, 3)), [(30, it.fetch + 1, 0, 0)]);
 }
 
 #[test]
