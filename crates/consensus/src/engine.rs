@@ -218,11 +218,12 @@ pub enum Effect {
         /// At most so many bytes, but at least one entry.
         bytes_max: u32,
     },
-    /// This replica is behind what the others' logs still hold: fetch a snapshot.
+    /// This replica is behind what the others' logs still hold: fetch a snapshot. Until that is answered, a further one says who can serve
+    /// too, and is not answered itself.
     FetchSnapshot {
         /// It must contain this slot.
         at_least: Slot,
-        /// Who can give it.
+        /// Who can give it, in order of preference.
         from: Vec<ReplicaId>,
     },
     /// Make the fetched snapshot the state: `Reset` durable first, then switch.

@@ -206,7 +206,7 @@
 //! * A lease rests on a promise that a follower makes durable, for the leader's timeout and not its own: so timings may differ.
 //!
 //! # Caveats
-//! * A snapshot fetch ends with `SnapshotReady` or `SnapshotFailed`; until then no other is asked for.
+//! * A snapshot fetch ends with `SnapshotReady` or `SnapshotFailed`; until then no other is begun, and who else offers one is named as a further source.
 //! * A replica that alone hears a majority and whose log lacks what the others chose cannot lead, and no one else can: under such a partition a
 //!   group waits.
 //! * A group that sleeps is as alive as its node's heartbeat says; a host whose groups cannot be stepped must fall silent.

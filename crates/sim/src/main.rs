@@ -256,7 +256,7 @@ fn line(c: &Counters) -> String {
     format!(
         "{} operations ({} answered, {} refused, {} unknown), {} entries, {} faults \
          ({} crashes, {} of them inside a disk operation, {} blackouts, {} kills, {} partitions, {} pauses, {} jumps, {} transfers, \
-         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots, {} membership changes asked, {} configurations chosen, {} nodes wiped, {} naps",
+         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots ({} transfers resumed, {} begun anew), {} membership changes asked, {} configurations chosen, {} nodes wiped, {} naps",
         c.operations(),
         c.answered,
         c.refused,
@@ -277,6 +277,8 @@ fn line(c: &Counters) -> String {
         c.elections,
         c.checkpoints,
         c.snapshots,
+        c.resumed,
+        c.begun_anew,
         c.changes,
         c.memberships,
         c.retired,

@@ -435,7 +435,7 @@ impl NodeOptions {
             trailing: *rng.pick(&[0, 0, 4, 32, 200]),
             trailing_for_live: *rng.pick(&[400, 4_000]),
             segment_bytes: *rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
-            piece_bytes: *rng.pick(&[2 << 10, 16 << 10, 1 << 20]),
+            piece_bytes: *rng.pick(&[256, 2 << 10, 16 << 10, 1 << 20]),
             inflight_messages_max: *rng.pick(&[1, 4, 256]),
             apply_window_entries: *rng.pick(&[4, 64, 16_384]),
             cache_kept_bytes: *rng.pick(&[0, 4 << 10, 1 << 20]),

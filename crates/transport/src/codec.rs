@@ -20,7 +20,7 @@ use conclave_consensus::{Epoch, GroupId, NodeId, Outcome, Proposal, ProposalId};
 use prost::Message as _;
 
 use crate::{
-    Packet, VERSION_MAX,
+    Packet, SnapshotPrefix, VERSION_MAX,
     consensus::{self, HeadReader, payload_len},
     elements,
     wire::{AliveHead, CallHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
@@ -175,12 +175,31 @@ impl Encoder {
             Packet::Response { id, body } => {
                 self.frame(RESPONSE, &CallHead { id: *id }, &[body], frame_bytes_max)
             }
-            Packet::SnapshotPull { group, fetch, at_least, piece } => {
-                let head = PullHead { group: group.0, fetch: *fetch, at_least: *at_least, piece: *piece };
+            Packet::SnapshotPull { group, fetch, at_least, piece, have } => {
+                let (have_digest_high, have_digest_low) = halves(have.digest);
+                let head = PullHead {
+                    group: group.0,
+                    fetch: *fetch,
+                    at_least: *at_least,
+                    piece: *piece,
+                    have_slot: have.slot,
+                    have_pieces: have.pieces,
+                    have_digest_high,
+                    have_digest_low,
+                };
                 self.frame(SNAPSHOT_PULL, &head, &[], frame_bytes_max)
             }
-            Packet::SnapshotPiece { group, fetch, piece, body, last } => {
-                let head = PieceHead { group: group.0, fetch: *fetch, piece: *piece, last: *last };
+            Packet::SnapshotPiece { group, fetch, after, body, last } => {
+                let (digest_high, digest_low) = halves(after.digest);
+                let head = PieceHead {
+                    group: group.0,
+                    fetch: *fetch,
+                    piece: after.pieces,
+                    last: *last,
+                    slot: after.slot,
+                    digest_high,
+                    digest_low,
+                };
                 self.frame(SNAPSHOT_PIECE, &head, &[body], frame_bytes_max)
             }
         }
@@ -436,13 +455,21 @@ impl Decoder {
                 Packet::Response { id: CallHead::decode(head)?.id, body: std::mem::take(&mut payloads) }
             }
             SNAPSHOT_PULL => {
-                let PullHead { group, fetch, at_least, piece } = PullHead::decode(head)?;
-                Packet::SnapshotPull { group: GroupId(group), fetch, at_least, piece }
+                let head = PullHead::decode(head)?;
+                let PullHead { group, fetch, at_least, piece, .. } = head;
+                let have = SnapshotPrefix {
+                    slot: head.have_slot,
+                    pieces: head.have_pieces,
+                    digest: whole(head.have_digest_high, head.have_digest_low),
+                };
+                Packet::SnapshotPull { group: GroupId(group), fetch, at_least, piece, have }
             }
             SNAPSHOT_PIECE => {
-                let PieceHead { group, fetch, piece, last } = PieceHead::decode(head)?;
+                let PieceHead { group, fetch, piece, last, slot, digest_high, digest_low } =
+                    PieceHead::decode(head)?;
                 let body = std::mem::take(&mut payloads);
-                Packet::SnapshotPiece { group: GroupId(group), fetch, piece, body, last }
+                let after = SnapshotPrefix { slot, pieces: piece, digest: whole(digest_high, digest_low) };
+                Packet::SnapshotPiece { group: GroupId(group), fetch, after, body, last }
             }
             _ => {
                 self.unknown += 1;
@@ -499,4 +526,12 @@ fn outcome_code(outcome: Outcome) -> u32 {
         Outcome::Dropped => 0,
         Outcome::Unknown => 1,
     }
+}
+
+fn halves(digest: u128) -> (u64, u64) {
+    ((digest >> 64) as u64, digest as u64)
+}
+
+fn whole(high: u64, low: u64) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
 }

@@ -51,7 +51,7 @@ use conclave_consensus::NodeId;
 
 pub use handshake::{About, Doorkeeper, HandshakeError, OpenDoor, Refusal, VERSION_MAX, VERSION_MIN};
 pub use memory::{Link, MemoryNetwork, MemoryTransport};
-pub use packet::{Lane, Packet};
+pub use packet::{Lane, Packet, SnapshotPrefix};
 pub use queue::QueueBounds;
 pub use stats::{Failure, LaneStats, PeerStats, TransportStats};
 pub use stream::{Acceptor, Connector, Plain, Stream, StreamFuture};

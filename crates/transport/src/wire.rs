@@ -139,6 +139,14 @@ pub(crate) struct PullHead {
     pub at_least: u64,
     #[prost(uint64, tag = "4")]
     pub piece: u64,
+    #[prost(uint64, tag = "5")]
+    pub have_slot: u64,
+    #[prost(uint64, tag = "6")]
+    pub have_pieces: u64,
+    #[prost(fixed64, tag = "7")]
+    pub have_digest_high: u64,
+    #[prost(fixed64, tag = "8")]
+    pub have_digest_low: u64,
 }
 
 /// Head of kind 8: a piece of a snapshot. The body follows.
@@ -152,6 +160,13 @@ pub(crate) struct PieceHead {
     pub piece: u64,
     #[prost(bool, tag = "4")]
     pub last: bool,
+    #[prost(uint64, tag = "5")]
+    pub slot: u64,
+    /// Of all pieces before this one.
+    #[prost(fixed64, tag = "6")]
+    pub digest_high: u64,
+    #[prost(fixed64, tag = "7")]
+    pub digest_low: u64,
 }
 
 /// What a dialer says first.

@@ -39,6 +39,7 @@ impl Group {
     fn deadline(&self) -> Option<Time> {
         let parked = self.parked.front().map(|parked| parked.until);
         let fetch = self.fetch.as_ref().map(Fetch::deadline);
-        [self.core.next_deadline(), parked, self.unpark_at, fetch].into_iter().flatten().min()
+        let kept = self.kept_fetch.as_ref().map(|(_, until)| *until);
+        [self.core.next_deadline(), parked, self.unpark_at, fetch, kept].into_iter().flatten().min()
     }
 }

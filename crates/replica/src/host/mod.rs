@@ -8,7 +8,7 @@
 //!   (see `addresses`);
 //! - proposals made where the leader is not are forwarded to its node, at most once; while no leader is known they are *parked*, bounded in
 //!   number, bytes and time;
-//! - snapshots are fetched piece by piece (see `fetch`);
+//! - snapshots are fetched piece by piece, from whoever goes on with them (see `fetch`);
 //! - nodes tell each other that they live, once for all groups (see `liveness`), and only groups that are due are looked at (see `deadlines`).
 
 mod addresses;
@@ -29,14 +29,9 @@ use conclave_consensus::{
 };
 use conclave_transport::Packet;
 
-use self::{
-    addresses::Addresses,
-    deadlines::Deadlines,
-    fetch::{Fetch, FetchStep},
-    liveness::Nodes,
-    snapshots::Guest,
-};
+use self::{addresses::Addresses, deadlines::Deadlines, fetch::Fetch, liveness::Nodes, snapshots::Guest};
 use crate::{
+    PieceRequest,
     effects::{HostEffect, HostInput, ProposeError},
     groups::Groups,
 };
@@ -54,7 +49,8 @@ pub struct HostConfig {
     pub parked_bytes_max: usize,
     /// How long they wait before they fail. Default 3 s.
     pub parked_for: Duration,
-    /// How long a snapshot's piece may take before it is asked for again, which costs little and is always allowed. Default 500 ms.
+    /// How long a snapshot's piece may take before it is asked for again, if pieces do not take longer anyway. A source that is silent for four of these
+    /// gives way to another, for ten if there is none; a fetch that stores nothing for sixty is given up. Default 500 ms.
     pub piece_timeout: Duration,
     /// How often this node says to each other that it lives: one heartbeat between two nodes for all groups they share, by which groups
     /// sleep that nobody asks anything (in Raft, `RaftConfig::quiesce`). `None`, the default: it says nothing and heeds nothing.
@@ -91,6 +87,16 @@ pub struct HostCounters {
     pub proposals_failed: u64,
     /// Times the leader of some group changed.
     pub leader_changes: u64,
+    /// Snapshots that were begun to be fetched, those begun anew included.
+    pub fetches: u64,
+    /// Times that a fetch went on from what it had received, after its source had failed or changed.
+    pub fetches_resumed: u64,
+    /// Times that what was received was thrown away because nobody could go on with it.
+    pub fetches_anew: u64,
+    /// Fetches that were given up, or whose snapshot could not be stored.
+    pub fetches_failed: u64,
+    /// Bytes of snapshots that arrived.
+    pub fetched_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -109,6 +115,8 @@ struct Group {
     parked_bytes: usize,
     reads: BTreeSet<ReadId>,
     fetch: Option<Fetch>,
+    /// One that was given up, and until when what it received is kept.
+    kept_fetch: Option<(Fetch, Time)>,
     fetches: u64,
     /// After a fetch that failed, the next is not begun before this.
     fetch_after: Time,
@@ -182,6 +190,7 @@ impl Host {
             parked_bytes: 0,
             reads: BTreeSet::new(),
             fetch: None,
+            kept_fetch: None,
             fetches: 0,
             fetch_after: Time(0),
             generation,
@@ -246,11 +255,19 @@ impl Host {
             HostInput::Applied { group, slot } => self.feed(group, Input::Applied(slot)),
             HostInput::Checkpointed { group, meta } => self.feed(group, Input::Compacted(meta)),
             HostInput::Installed { group, mark } => self.feed(group, Input::SnapshotInstalled(mark)),
-            HostInput::PieceStored { group, fetch } => {
-                self.fetch_step(
-                    group,
-                    |f, now| if f.id() == fetch { f.stored(now) } else { FetchStep::Nothing },
-                );
+            HostInput::PieceStored { group, fetch, have } => {
+                self.fetch_step(group, |f, now, steps| {
+                    if f.id() == fetch {
+                        f.stored(now, have, steps);
+                    }
+                });
+            }
+            HostInput::PieceStrange { group, fetch, piece } => {
+                self.fetch_step(group, |f, now, _| {
+                    if f.id() == fetch {
+                        f.strange(now, piece);
+                    }
+                });
             }
             HostInput::SnapshotStored { group, fetch, meta } => {
                 let Some(g) = self.groups.get_mut(group) else { return };
@@ -259,10 +276,8 @@ impl Host {
                 }
             }
             HostInput::SnapshotBroken { group, fetch } => {
-                let Some(g) = self.groups.get_mut(group) else { return };
-                if g.fetch.take_if(|f| f.id() == fetch).is_some() {
-                    g.fetch_after = self.now.after(self.config.piece_timeout);
-                    self.feed(group, Input::SnapshotFailed);
+                if self.groups.get(group).is_some_and(|g| g.fetch.as_ref().is_some_and(|f| f.id() == fetch)) {
+                    self.fetch_failed(group);
                 }
             }
         }
@@ -298,6 +313,7 @@ impl Host {
             }
             self.unpark_if_due(group);
             self.fetch_step(group, Fetch::tick);
+            self.forget_kept_fetch(group);
         }
     }
 
@@ -344,11 +360,15 @@ impl Host {
                     }
                 }
             }
-            Packet::SnapshotPull { group, fetch, at_least, piece } => {
-                self.serve(from, group, fetch, Slot(at_least), piece);
+            Packet::SnapshotPull { group, fetch, at_least, piece, have } => {
+                self.serve(from, group, PieceRequest { fetch, at_least: Slot(at_least), piece, have });
             }
-            Packet::SnapshotPiece { group, fetch, piece, body, last } => {
-                self.fetch_step(group, |f, now| f.arrived(now, from, fetch, piece, body, last));
+            Packet::SnapshotPiece { group, fetch, after, body, last } => {
+                self.fetch_step(group, |f, now, steps| {
+                    if f.id() == fetch {
+                        f.arrived(now, from, after, body, last, steps);
+                    }
+                });
             }
             // Requests between services pass by the host: the shell answers them.
             Packet::Request { .. } | Packet::Response { .. } => {}
@@ -424,7 +444,9 @@ impl Host {
                 }
                 Effect::FetchSnapshot { at_least, from } => self.fetch(group, at_least, &from),
                 Effect::InstallSnapshot { mark, meta } => {
-                    g.generation = meta.generation;
+                    // No lower than one that was given to a fetch since.
+                    g.generation = g.generation.max(meta.generation);
+                    self.end_fetch(group);
                     self.effects.push(HostEffect::Install { group, mark, meta: *meta });
                 }
                 Effect::Membership { config, committed, .. } => {

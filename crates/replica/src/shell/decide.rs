@@ -140,12 +140,15 @@ fn dispatch(shared: &Arc<Shared>, effects: &mut Vec<HostEffect>, out: &mut Outgo
             HostEffect::ReadLog { group, id, range, bytes_max } => {
                 shared.catchups.push(CatchupJob::ReadLog { group, id, range, bytes_max });
             }
-            HostEffect::StorePiece { group, fetch, piece, generation, body, last } => {
-                shared.catchups.push(CatchupJob::Store { group, fetch, piece, generation, body, last });
+            HostEffect::StorePiece { group, piece } => {
+                shared.catchups.push(CatchupJob::Store { group, piece });
             }
-            HostEffect::ServePiece { to, group, fetch, at_least, piece } => {
+            HostEffect::ForgetFetch { group, fetch } => {
+                shared.catchups.push(CatchupJob::Forget { group, fetch });
+            }
+            HostEffect::ServePiece { to, group, request } => {
                 // Refused when too many wait: the asker asks again.
-                let _ = shared.catchups.offer(CatchupJob::Serve { to, group, fetch, at_least, piece });
+                let _ = shared.catchups.offer(CatchupJob::Serve { to, group, request });
             }
             HostEffect::Failed { id, why } => shared.waiters.fail(id, why),
             HostEffect::ChangeRefused { id, why } => shared.waiters.refuse(id, why),

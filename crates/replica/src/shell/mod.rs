@@ -75,8 +75,9 @@ pub struct ShellConfig {
     pub reads_max: usize,
     /// How many bunches of packets may wait for the host; more are dropped. Default 4,096.
     pub packets_max: usize,
-    /// How many bytes a second of snapshots this node serves, to all who fetch together, so that one who catches up does not hurt the rest. It
-    /// takes some MiB: a fetch that gets no piece (about 1 MiB) for some seconds is given up. `None`, the default: as many as are asked for.
+    /// How many bytes a second of snapshots this node serves, to all who fetch together and in turn, so that those who catch up do not hurt the rest. It
+    /// takes some 100 KiB for each of them: a fetch that gets no piece (about 1 MiB) for 60 of [`HostConfig::piece_timeout`] is given up. `None`, the
+    /// default: as many as are asked for.
     pub serve_bytes_per_second: Option<u64>,
     /// Told of slow work, for metrics.
     pub observer: Option<Arc<dyn ShellObserver>>,

@@ -129,6 +129,68 @@ impl fmt::Debug for Node {
     }
 }
 
+/// A sum beside a state of so many pieces, each of so many bytes.
+#[derive(Debug)]
+pub(crate) struct Heavy {
+    sum: Sum,
+    pieces: usize,
+    piece_bytes: usize,
+}
+
+impl Heavy {
+    pub(crate) fn new(pieces: usize, piece_bytes: usize) -> Self {
+        Self { sum: Sum::default(), pieces, piece_bytes }
+    }
+}
+
+impl StateMachine for Heavy {
+    fn apply(&mut self, entries: &[Entry], waits: &dyn Fn(ProposalId) -> bool, replies: &mut Replies) {
+        self.sum.apply(entries, waits, replies);
+    }
+
+    fn pending_bytes(&self) -> usize {
+        0
+    }
+
+    fn checkpoint(&mut self, _: SnapshotMeta) -> Option<Box<dyn Job>> {
+        None
+    }
+
+    fn checkpointed(&mut self) {}
+
+    fn snapshot(&self) -> Option<Box<dyn SnapshotSource>> {
+        Some(Box::new(Weight { left: self.pieces, piece_bytes: self.piece_bytes }))
+    }
+
+    fn receive(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, StateError> {
+        self.sum.receive(generation)
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta) -> Result<(), StateError> {
+        self.sum.install(meta)
+    }
+}
+
+#[derive(Debug)]
+struct Weight {
+    left: usize,
+    piece_bytes: usize,
+}
+
+impl SnapshotSource for Weight {
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { slot: Slot(1), ..SnapshotMeta::default() }
+    }
+
+    fn next(&mut self, _: usize) -> Result<Option<Bytes>, StateError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        Ok(Some(Bytes::from(vec![self.left as u8; self.piece_bytes])))
+    }
+}
+
 /// Every replica of a group of so many.
 pub(crate) fn start(nodes: u64, adjust: impl Fn(&mut ShellConfig)) -> Vec<Node> {
     let network = MemoryNetwork::new();
@@ -145,7 +207,21 @@ pub(crate) fn start_one(
     adjust: &dyn Fn(&mut ShellConfig),
     answerer: Option<Arc<dyn Answerer>>,
 ) -> Node {
-    start_groups(network, node, vec![setup(GROUP, node, replica, members)], adjust, answerer)
+    start_with(network, node, replica, members, adjust, answerer, Box::new(Sum::default()))
+}
+
+/// As [`start_one`], with a machine of its own.
+pub(crate) fn start_with(
+    network: &MemoryNetwork,
+    node: u64,
+    replica: ReplicaId,
+    members: &Config,
+    adjust: &dyn Fn(&mut ShellConfig),
+    answerer: Option<Arc<dyn Answerer>>,
+    machine: Box<dyn StateMachine>,
+) -> Node {
+    let group = GroupSetup { machine, ..setup(GROUP, node, replica, members) };
+    start_groups(network, node, vec![group], adjust, answerer)
 }
 
 /// A group's replica without a state.

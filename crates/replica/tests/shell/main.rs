@@ -7,3 +7,4 @@ mod fixture;
 mod groups;
 mod membership;
 mod serving;
+mod snapshots;

@@ -82,6 +82,10 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Snapshots installed.
     pub snapshots: u64,
+    /// Times that a transfer of one went on from what it had, after its source had failed or changed.
+    pub resumed: u64,
+    /// Times that one began anew, because nobody could go on with what there was.
+    pub begun_anew: u64,
     /// Entries chosen.
     pub entries: u64,
     /// Changes of membership that were asked for.
@@ -152,6 +156,8 @@ impl Counters {
             elections,
             checkpoints,
             snapshots,
+            resumed,
+            begun_anew,
             entries,
             memberships,
             changes,
@@ -179,6 +185,8 @@ impl Counters {
             elections,
             checkpoints,
             snapshots,
+            resumed,
+            begun_anew,
             entries,
             memberships,
             changes,
@@ -189,7 +197,7 @@ impl Counters {
 }
 
 /// How many counters there are.
-const COUNTERS: usize = 25;
+const COUNTERS: usize = 27;
 
 /// The checkers that watch a run while it goes on.
 #[derive(Debug, Default)]
@@ -241,6 +249,20 @@ impl Context {
             let at = self.now + self.rng.below(3 * self.options.node.sync);
             let all = self.rng.bits() & 1 == 0;
             self.queue.push(at, Event::Ambush { node, life, all });
+        }
+    }
+
+    /// A piece of a snapshot leaves, and there is more: perhaps the power of its source goes, or the link breaks for longer than anybody waits.
+    pub(crate) fn disturb_transfer(&mut self, from: u64, life: u64, to: u64) {
+        if self.healed || !self.rng.chance(self.options.faults.ambush_ppm) {
+            return;
+        }
+        if self.rng.bits() & 1 == 0 {
+            let at = self.now + self.rng.below(3 * self.options.node.sync);
+            self.queue.push(at, Event::Ambush { node: from, life, all: false });
+        } else {
+            let until = self.now + self.rng.between(SECOND, 7 * SECOND);
+            self.net.cut_links(vec![(from, to), (to, from)], until);
         }
     }
 

@@ -8,12 +8,10 @@ use conclave_consensus::{
 };
 use conclave_kv::{Machine, Options as KvOptions, Reader};
 use conclave_replica::{
-    Applier, BootError, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotServer,
-    begin_epoch, boot_group,
+    Applier, BootError, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotReceiver,
+    SnapshotServer, begin_epoch, boot_group,
 };
-use conclave_storage::{
-    Job, LogError, LogStore, MemoryEngine, Preparation, SnapshotSink, StateEngine, Wal, WalOptions,
-};
+use conclave_storage::{Job, LogError, LogStore, MemoryEngine, Preparation, StateEngine, Wal, WalOptions};
 use conclave_transport::Packet;
 
 use super::{
@@ -129,7 +127,10 @@ pub(super) struct Life {
     pub(super) checkpoint: Option<Box<dyn Job>>,
     pub(super) postponed: Option<(Mark, SnapshotMeta)>,
     pub(super) server: SnapshotServer,
-    pub(super) sink: Option<(u64, Box<dyn SnapshotSink>)>,
+    pub(super) receiver: SnapshotReceiver,
+    /// What was counted of its host's fetches.
+    pub(super) resumed: u64,
+    pub(super) begun_anew: u64,
     /// Clients that wait for their proposal to be applied.
     pub(super) waits: BTreeMap<ProposalId, Op>,
     /// Clients that wait for their read to be confirmed.
@@ -293,7 +294,9 @@ impl Node {
             checkpoint: None,
             postponed: None,
             server: SnapshotServer::new(options.node.piece_bytes),
-            sink: None,
+            receiver: SnapshotReceiver::default(),
+            resumed: 0,
+            begun_anew: 0,
             waits: BTreeMap::new(),
             barrier_of: BTreeMap::new(),
             ready: Vec::new(),
@@ -419,6 +422,10 @@ impl Node {
         let mut effects = Vec::new();
         if let Some(life) = &mut self.life {
             life.host.drain(&mut effects);
+            let counted = life.host.counters();
+            context.counters.resumed += counted.fetches_resumed - life.resumed;
+            context.counters.begun_anew += counted.fetches_anew - life.begun_anew;
+            (life.resumed, life.begun_anew) = (counted.fetches_resumed, counted.fetches_anew);
         }
         let mut packets: BTreeMap<NodeId, Vec<Packet>> = BTreeMap::new();
         for effect in effects {
@@ -474,11 +481,10 @@ impl Node {
             HostEffect::ReadLog { id, range, bytes_max, .. } => {
                 life.catchups.push_back(CatchUpJob::ReadLog { id, range, bytes_max });
             }
-            HostEffect::StorePiece { fetch, piece, generation, body, last, .. } => {
-                life.catchups.push_back(CatchUpJob::Store { fetch, piece, generation, body, last });
-            }
-            HostEffect::ServePiece { to, fetch, at_least, piece, .. } => {
-                life.catchups.push_back(CatchUpJob::Serve { to, fetch, at_least, piece });
+            HostEffect::StorePiece { piece, .. } => life.catchups.push_back(CatchUpJob::Store(piece)),
+            HostEffect::ForgetFetch { fetch, .. } => life.catchups.push_back(CatchUpJob::Forget { fetch }),
+            HostEffect::ServePiece { to, request, .. } => {
+                life.catchups.push_back(CatchUpJob::Serve { to, request });
             }
             HostEffect::Failed { id, why } => {
                 if life.changes.remove(&id) {
@@ -625,8 +631,8 @@ fn describe(engine: Engine, packet: &Packet) -> String {
     match packet {
         Packet::Consensus { message, .. } => engine.describe(message),
         Packet::Forward { batch, .. } => format!("forward of {} proposals", batch.len()),
-        Packet::SnapshotPiece { fetch, piece, body, last, .. } => {
-            format!("piece {piece} of fetch {fetch}, {} bytes, last {last}", body.len())
+        Packet::SnapshotPiece { fetch, after, body, last, .. } => {
+            format!("piece {} of fetch {fetch}, {} bytes, last {last}", after.pieces, body.len())
         }
         other => format!("{other:?}"),
     }

@@ -6,7 +6,7 @@ use conclave_consensus::{
     Slot,
 };
 use conclave_transport::{
-    Packet, VERSION_MAX, VERSION_MIN,
+    Packet, SnapshotPrefix, VERSION_MAX, VERSION_MIN,
     codec::{Decoder, ELEMENT_BYTES_MIN, Encoder, FrameError, HEADER_BYTES, INLINE_BYTES_MAX},
 };
 use proptest::{collection::vec, prelude::*};
@@ -84,6 +84,10 @@ fn message() -> impl Strategy<Value = Message> {
     })
 }
 
+fn prefix() -> impl Strategy<Value = SnapshotPrefix> {
+    any::<(u64, u64, u128)>().prop_map(|(slot, pieces, digest)| SnapshotPrefix { slot, pieces, digest })
+}
+
 fn packet() -> impl Strategy<Value = Packet> {
     let group = || any::<u64>().prop_map(GroupId);
     let proposal = (proposal_id(), payload()).prop_map(|(id, payload)| Proposal { id, payload });
@@ -96,11 +100,11 @@ fn packet() -> impl Strategy<Value = Packet> {
             .prop_map(|(group, ids, outcome, busy)| Packet::Refused { group, ids, outcome, busy }),
         1 => (any::<u64>(), payload()).prop_map(|(id, body)| Packet::Request { id, body }),
         1 => (any::<u64>(), payload()).prop_map(|(id, body)| Packet::Response { id, body }),
-        1 => (group(), any::<[u64; 3]>()).prop_map(|(group, [fetch, at_least, piece])| {
-            Packet::SnapshotPull { group, fetch, at_least, piece }
+        1 => (group(), any::<[u64; 3]>(), prefix()).prop_map(|(group, [fetch, at_least, piece], have)| {
+            Packet::SnapshotPull { group, fetch, at_least, piece, have }
         }),
-        1 => (group(), any::<[u64; 2]>(), payload(), any::<bool>()).prop_map(
-            |(group, [fetch, piece], body, last)| Packet::SnapshotPiece { group, fetch, piece, body, last }
+        1 => (group(), any::<u64>(), prefix(), payload(), any::<bool>()).prop_map(
+            |(group, fetch, after, body, last)| Packet::SnapshotPiece { group, fetch, after, body, last }
         ),
     ]
 }

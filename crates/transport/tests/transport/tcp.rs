@@ -112,9 +112,9 @@ fn counts_agree_on_both_sides() {
         let (sent, received) = (one.transport.stats(), two.transport.stats());
         let (sent, received) = (&sent.peers[0], &received.peers[0]);
         sent.consensus.sent_packets == 10
-            && sent.bulk.sent_packets == 2
+            && sent.bulk.sent_packets == 4
             && received.consensus.received_packets == 10
-            && received.bulk.received_packets == 2
+            && received.bulk.received_packets == 4
             && sent.consensus.sent_bytes == received.consensus.received_bytes
             && sent.consensus.connected_since.is_some()
     });
