@@ -287,6 +287,11 @@ pub(super) async fn reconfigure(running: &Running, change: MembershipChange) -> 
                 ChangeError::NodeTaken(_) => EtcdError::MemberExist,
                 ChangeError::NoVoters => EtcdError::MemberNotEnoughStarted,
                 ChangeError::IdsExhausted | ChangeError::TooManyMembers => EtcdError::TooManyRequests,
+                ChangeError::Quorums(error) => {
+                    // etcd has no word for it.
+                    tracing::warn!(%error, "the change does not fit the sizes of the group's quorums");
+                    EtcdError::Unhealthy
+                }
             },
         });
     }
