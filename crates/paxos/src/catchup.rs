@@ -72,7 +72,8 @@ impl Paxos {
     }
 
     fn tell(&mut self, to: ReplicaId, snapshot: Slot, entries: Vec<Entry>) {
-        let tell = wire::Tell { chosen: self.chosen.0, snapshot: snapshot.0 };
+        let settled = self.members.settled();
+        let tell = wire::Tell { chosen: self.chosen.0, snapshot: snapshot.0, settled };
         let message = wire::message(self.id, to, self.ballot(), Body::Tell(tell), entries);
         self.outbox.after_promise(message);
     }
@@ -110,6 +111,7 @@ impl Paxos {
         }
         let before = self.chosen;
         self.learn(entries, Slot(tell.chosen));
+        self.hear_settled(tell.settled);
         if self.chosen > before {
             self.note_progress();
             self.hear_of_chosen(from, Slot(tell.chosen));

@@ -134,11 +134,12 @@ impl Paxos {
             if !goes {
                 return;
             }
-            if let Some(entry) = self.log.release_front()
-                && entry.slot > self.delivered
+            if front > self.delivered
+                && let Some(entry) = self.log.front()
             {
-                self.own.release(&entry);
+                self.own.release(entry);
             }
+            self.log.release_front();
         }
     }
 }

@@ -137,7 +137,12 @@ impl Log {
             }
             count += 1;
         }
-        self.cells.range(start..start + count).flatten().map(|cell| cell.entry.clone()).collect()
+        let mut run = Vec::with_capacity(count);
+        for cell in self.cells.range(start..start + count) {
+            let Some(cell) = cell else { break };
+            run.push(cell.entry.clone());
+        }
+        run
     }
 
     /// What the entries from `from` to `to`, both included and in memory, cost.
@@ -150,13 +155,12 @@ impl Log {
         self.cells.front()?.as_ref().map(|cell| &cell.entry)
     }
 
-    /// Forgets the first entry in memory; the durable log keeps it.
-    pub(crate) fn release_front(&mut self) -> Option<Entry> {
-        let cell = self.cells.pop_front()?;
+    /// Forgets the first slot in memory; the durable log keeps it.
+    pub(crate) fn release_front(&mut self) {
+        let Some(front) = self.cells.front() else { return };
+        self.bytes -= front.as_ref().map_or(0, |cell| cell.entry.size_bytes());
         self.base = self.base.next();
-        let entry = cell?.entry;
-        self.bytes -= entry.size_bytes();
-        Some(entry)
+        self.cells.pop_front();
     }
 
     /// The durable log no longer holds what is below `slot`.

@@ -213,6 +213,9 @@ pub(crate) struct Tell {
     /// If not zero, the slot that was asked for is cut: a snapshot must contain this one.
     #[prost(uint64, tag = "2")]
     pub(crate) snapshot: u64,
+    /// As in [`Beat`].
+    #[prost(uint64, tag = "3")]
+    pub(crate) settled: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

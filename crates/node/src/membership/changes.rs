@@ -286,8 +286,11 @@ pub(super) async fn reconfigure(running: &Running, change: MembershipChange) -> 
                 ChangeError::NotLearner(_) => EtcdError::MemberNotLearner,
                 ChangeError::NodeTaken(_) => EtcdError::MemberExist,
                 ChangeError::NoVoters => EtcdError::MemberNotEnoughStarted,
-                ChangeError::IdsExhausted | ChangeError::TooManyMembers | ChangeError::Quorums(_) => {
-                    EtcdError::TooManyRequests
+                ChangeError::IdsExhausted | ChangeError::TooManyMembers => EtcdError::TooManyRequests,
+                ChangeError::Quorums(error) => {
+                    // etcd has no word for it.
+                    tracing::warn!(%error, "the change does not fit the sizes of the group's quorums");
+                    EtcdError::Unhealthy
                 }
             },
         });

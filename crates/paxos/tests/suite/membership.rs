@@ -224,7 +224,8 @@ fn a_removed_replica_that_does_not_know_it_disturbs_nobody() {
     cluster.run(ELECTION * 10);
     assert_eq!((cluster.serving(), cluster.status(replica(1)).ballot), (Some(replica(1)), ballot));
     // Once it asks who leads it hears that more was chosen than it knows, and learns how it ended.
-    assert!(!cluster.status(replica(4)).config.nodes.contains_key(&replica(4)));
+    let (config, _, committed) = cluster.nodes[&replica(4)].told.clone().unwrap();
+    assert!(committed && config.has_removed(replica(4)));
 }
 
 #[test]
