@@ -25,7 +25,7 @@ use self::{
 pub(crate) use self::{clients::PROBE_KEYS, drills::Drill};
 use crate::{
     check::{
-        DurableLog, ElectionSafety, LeaderCompleteness, LogMatching, MembershipRules, ReadFreshness,
+        Changes, DurableLog, ElectionSafety, LeaderCompleteness, LogMatching, MembershipRules, ReadFreshness,
         RevisionMonotony, StateMachineSafety, Violation,
     },
     clock::{SECOND, SimTime},
@@ -195,6 +195,7 @@ pub(crate) struct Checks {
     pub(crate) freshness: ReadFreshness,
     pub(crate) monotony: RevisionMonotony,
     pub(crate) membership: MembershipRules,
+    pub(crate) changes: Changes,
 }
 
 /// What everyone in a world shares.
@@ -271,7 +272,8 @@ impl World {
         let nodes = ids.iter().map(|id| Node::new(*id, *id <= options.members, &mut rng)).collect();
         let founding = initial(&options).config;
         let mut checks = Checks::default();
-        checks.membership.chosen(conclave_consensus::Slot(0), &founding);
+        checks.membership.founded_as(&founding);
+        checks.changes = Changes::founded_as(founding.clone());
         let membership = Membership::new(founding);
         let context = Context {
             now: 0,

@@ -178,9 +178,10 @@ impl Node {
             if context.checks.machines.apply(node, entry)? {
                 if entry.kind == Kind::Config {
                     context.counters.memberships += 1;
-                    context.chosen_config(entry, &life.position.config);
+                    context.chosen_config(entry, &life.position.config)?;
                 }
-                context.checks.durable.chosen(entry.slot, kept, context.membership.config())?;
+                let since = context.checks.membership.last_chosen();
+                context.checks.durable.chosen(entry.slot, kept, (since, context.membership.config()))?;
                 context.checks.completeness.committed(entry.slot, kept, life.ballot);
             }
         }
@@ -192,7 +193,9 @@ impl Node {
         context.trace.note(context.now, self.id, "applied", slot.0, revision as u64);
         context.checks.monotony.at(self.id, revision)?;
         for (id, reply) in replies {
-            life.changes.remove(&id);
+            if life.changes.remove(&id) {
+                context.checks.changes.acknowledged(id);
+            }
             let Some(op) = life.waits.remove(&id) else { continue };
             let Some(operation) = context.history.get(op) else { continue };
             let answer = kv::decode(&operation.action, reply)
