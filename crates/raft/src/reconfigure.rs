@@ -123,6 +123,10 @@ impl Raft {
             for replica in config.members().filter(|replica| *replica != self.id) {
                 leader.peers.entry(replica).or_insert_with(|| Peer::new(at, self.now));
             }
+            #[cfg(feature = "mutants")]
+            if conclave_consensus::Mutant::ReplicaIdReused.is_on() {
+                leader.leaving.retain(|leaving| !config.nodes.contains_key(&leaving.replica));
+            }
             for replica in leader.peers.keys().filter(|replica| !config.nodes.contains_key(replica)) {
                 if leader.leaving.iter().all(|leaving| leaving.replica != *replica) {
                     leader.leaving.push(Leaving { replica: *replica, at, until: None });

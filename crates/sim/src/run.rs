@@ -227,7 +227,7 @@ fn catch_up(world: &mut World) -> Result<(), Violation> {
 fn judge(world: &mut World) -> Result<(), Violation> {
     let history = &world.context.history;
     let chosen = || world.context.checks.machines.chosen();
-    world.check_changes()?;
+    world.context.checks.changes.end()?;
     check_durability(history, chosen())?;
     let model = check_replay(history, chosen())?;
     check_dense_revisions(history, model.revision())?;

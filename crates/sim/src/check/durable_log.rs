@@ -5,7 +5,7 @@
 //! element. A crash may keep any number of pending elements from the first on, and nothing else may change. So a log that boots with
 //! anything else lost, or served, what it ought to have refused.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use conclave_consensus::{Ballot, Config, Entry, Kind, LogOp, ReplicaId, Slot};
 
@@ -17,6 +17,21 @@ const NAME: &str = "durable log";
 struct Durable {
     log: Mirror,
     pending: VecDeque<Vec<LogOp>>,
+    /// Of which ballots it ever held an entry, cut or truncated since or not.
+    held: BTreeSet<Ballot>,
+}
+
+impl Durable {
+    fn change(&mut self, ops: &[LogOp]) {
+        self.log.change_all(ops);
+        for op in ops {
+            match op {
+                LogOp::Put(entries) => self.held.extend(entries.iter().map(|entry| entry.ballot)),
+                LogOp::Reset(meta) => drop(self.held.insert(meta.ballot)),
+                LogOp::Meta(_) | LogOp::TruncateFrom(_) | LogOp::CutBelow(_) => {}
+            }
+        }
+    }
 }
 
 /// What each replica's disk holds for certain.
@@ -24,8 +39,8 @@ struct Durable {
 pub struct DurableLog {
     asleep: bool,
     replicas: BTreeMap<ReplicaId, Durable>,
-    /// Configurations by which a joint one is left, of any log.
-    ends: Vec<Config>,
+    /// Configurations by which a joint one is left, of any log, and where they stand.
+    ends: Vec<(Slot, Ballot, Config)>,
 }
 
 impl DurableLog {
@@ -41,9 +56,11 @@ impl DurableLog {
         for entry in entries.iter().filter(|entry| entry.kind == Kind::Config) {
             if let Ok(config) = Config::decode(&entry.payload)
                 && !config.is_joint()
-                && !self.ends.contains(&config)
             {
-                self.ends.push(config);
+                let end = (entry.slot, entry.ballot, config);
+                if !self.ends.contains(&end) {
+                    self.ends.push(end);
+                }
             }
         }
     }
@@ -58,8 +75,8 @@ impl DurableLog {
     /// A replica's log says that everything handed to it is durable.
     pub fn synced(&mut self, replica: ReplicaId) {
         let of = self.replicas.entry(replica).or_default();
-        for ops in of.pending.drain(..) {
-            of.log.change_all(&ops);
+        for ops in std::mem::take(&mut of.pending) {
+            of.change(&ops);
         }
     }
 
@@ -73,7 +90,7 @@ impl DurableLog {
         held.put_all(entries);
         while of.log.differs_above(first, &held).is_some() {
             let Some(ops) = of.pending.pop_front() else { break };
-            of.log.change_all(&ops);
+            of.change(&ops);
         }
         if let Some(slot) = of.log.differs_above(first, &held) {
             let (was, is) = (of.log.at(slot), held.at(slot));
@@ -81,7 +98,7 @@ impl DurableLog {
                 format!("replica {replica} booted with {is:?} at slot {slot}, where {was:?} was durable");
             return Err(Violation::new(NAME, what));
         }
-        *of = Durable { log: held, pending: VecDeque::new() };
+        (of.log, of.pending) = (held, VecDeque::new());
         Ok(())
     }
 
@@ -90,13 +107,10 @@ impl DurableLog {
         self.replicas.remove(&replica);
     }
 
-    /// Whether a commit quorum of a configuration durably holds an entry of this ballot, or may have held one.
+    /// Whether a commit quorum of a configuration durably holds an entry of this ballot, or held one: others may have replaced it since, unknown to
+    /// the leader.
     pub(super) fn has_quorum_in(&self, config: &Config, ballot: Ballot) -> bool {
-        let holds = |replica| {
-            let log = self.replicas.get(&replica).map(|of| &of.log);
-            // A log that was cut to nothing held something; later ballots come after that of a leader that is deposed and does not know.
-            log.is_some_and(|log| log.last_ballot().map_or(log.first() > Slot(1), |last| last >= ballot))
-        };
+        let holds = |replica| self.replicas.get(&replica).is_some_and(|of| of.held.contains(&ballot));
         self.asleep || config.is_commit_quorum(holds)
     }
 
@@ -118,17 +132,29 @@ impl DurableLog {
         Err(Violation::new(NAME, what))
     }
 
-    /// An entry is known to be chosen, for the first time. `config` is the last at or below its slot.
+    /// An entry is known to be chosen, for the first time. `config` is the last at or below its slot, and stands at `since`.
     ///
     /// What counts is what the leader has in force, which may be the one after: where that changes nothing but learners or is joint, its
-    /// quorums are quorums here too, and where it is the end of a joint one, the incoming voters decide alone.
+    /// quorums are quorums here too, and where it is the end of a joint one, the incoming voters decide alone. The joint one itself both sets must
+    /// have chosen: only then may its end be appended. So must all that no log holds an end above.
     ///
     /// # Errors
     /// If no commit quorum holds it durably.
-    pub fn chosen(&self, slot: Slot, entry: MirrorEntry, config: &Config) -> Result<(), Violation> {
+    pub fn chosen(
+        &self,
+        slot: Slot,
+        entry: MirrorEntry,
+        (since, config): (Slot, &Config),
+    ) -> Result<(), Violation> {
         let holds = |replica| self.holds(replica, slot, entry);
         let after = config.after_joint();
-        if config.is_commit_quorum(holds) || (self.ends.contains(&after) && after.is_commit_quorum(holds)) {
+        let ended = config.is_joint()
+            && slot > since
+            && self
+                .ends
+                .iter()
+                .any(|(at, ballot, end)| *at > slot && *ballot >= entry.ballot && *end == after);
+        if config.is_commit_quorum(holds) || (ended && after.is_commit_quorum(holds)) {
             return Ok(());
         }
         let holders: Vec<ReplicaId> = config.members().filter(|replica| holds(*replica)).collect();
@@ -142,7 +168,7 @@ impl DurableLog {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use conclave_consensus::{NodeId, ProposalId};
+    use conclave_consensus::{MembershipChange, NodeId, ProposalId};
 
     use super::*;
 
@@ -206,12 +232,68 @@ mod tests {
         let config = Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))));
         let mut check = check();
         let kept = MirrorEntry::of(&entry(2, 1));
-        assert!(check.chosen(Slot(2), kept, &config).is_err());
+        assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_err());
         check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1).into()), LogOp::Put(entry(2, 1).into())]);
-        assert!(check.chosen(Slot(2), kept, &config).is_err());
+        assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_err());
         check.synced(ReplicaId(3));
-        assert!(check.chosen(Slot(2), kept, &config).is_ok());
+        assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_ok());
         check.forget(ONE);
-        assert!(check.chosen(Slot(2), kept, &config).is_err());
+        assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_err());
+    }
+
+    #[test]
+    fn fires_on_what_only_the_incoming_voters_of_a_joint_configuration_hold() {
+        let three = Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))));
+        let swaps: Vec<MembershipChange> =
+            (1..=3).map(|id| MembershipChange::Remove(ReplicaId(id))).collect();
+        let adds = (4..=6).map(|node| MembershipChange::AddVoter(NodeId(node)));
+        let joint = three.changed(&swaps.into_iter().chain(adds).collect::<Vec<_>>(), ReplicaId(4)).unwrap();
+        let end = Entry { kind: Kind::Config, payload: joint.after_joint().encode(), ..entry(3, 1) };
+        let mut check = DurableLog::default();
+        let hold = |check: &mut DurableLog, replicas: std::ops::RangeInclusive<u64>| {
+            for replica in replicas.map(ReplicaId) {
+                check.appended(replica, &[LogOp::Put(entry(1, 1).into()), LogOp::Put(entry(2, 1).into())]);
+                check.synced(replica);
+            }
+        };
+        let kept = |slot| MirrorEntry::of(&entry(slot, 1));
+        hold(&mut check, 5..=6);
+        assert!(check.chosen(Slot(2), kept(2), (Slot(1), &joint)).is_err());
+        check.asked(&LogOp::Put(end.into()));
+        assert!(
+            check.chosen(Slot(2), kept(2), (Slot(1), &joint)).is_ok(),
+            "its leader may have the end in force"
+        );
+        assert!(check.chosen(Slot(1), kept(1), (Slot(1), &joint)).is_err(), "the joint one itself");
+        let late = Entry { slot: Slot(4), ..entry(4, 1) };
+        for replica in [5, 6].map(ReplicaId) {
+            check.appended(replica, &[LogOp::Put(late.clone().into())]);
+            check.synced(replica);
+        }
+        assert!(
+            check.chosen(Slot(4), MirrorEntry::of(&late), (Slot(1), &joint)).is_err(),
+            "above the end that is known"
+        );
+        hold(&mut check, 1..=2);
+        assert!(check.chosen(Slot(1), kept(1), (Slot(1), &joint)).is_ok());
+    }
+
+    #[test]
+    fn a_quorum_in_a_ballot_is_of_those_that_held_an_entry_of_that_very_ballot() {
+        let config = Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))));
+        let mut check = check();
+        check.appended(ReplicaId(2), &[LogOp::Put(entry(1, 3).into())]);
+        check.synced(ReplicaId(2));
+        assert!(!check.has_quorum_in(&config, Ballot::term(1)), "a later ballot is another's");
+        check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1).into())]);
+        assert!(!check.has_quorum_in(&config, Ballot::term(1)), "it is not durable");
+        check.synced(ReplicaId(3));
+        assert!(check.has_quorum_in(&config, Ballot::term(1)));
+        check.appended(ReplicaId(3), &[LogOp::TruncateFrom(Slot(1)), LogOp::Put(entry(1, 3).into())]);
+        check.synced(ReplicaId(3));
+        check.booted(ReplicaId(3), Slot(1), &[entry(1, 3)]).unwrap();
+        assert!(check.has_quorum_in(&config, Ballot::term(1)), "it held one");
+        check.forget(ReplicaId(3));
+        assert!(!check.has_quorum_in(&config, Ballot::term(1)));
     }
 }

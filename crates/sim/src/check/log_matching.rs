@@ -148,11 +148,6 @@ impl Mirror {
         self.entries.get(&slot).copied()
     }
 
-    /// The ballot of the last entry, or of the one before the first.
-    pub(super) fn last_ballot(&self) -> Option<Ballot> {
-        self.entries.values().next_back().map(|entry| entry.ballot).or(self.before)
-    }
-
     pub(super) fn put_all(&mut self, entries: &[Entry]) {
         self.entries.extend(entries.iter().map(|entry| (entry.slot, MirrorEntry::of(entry))));
     }

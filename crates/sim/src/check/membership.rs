@@ -43,6 +43,12 @@ impl MembershipRules {
         }
     }
 
+    /// The slot of the last configuration that was chosen.
+    #[must_use]
+    pub fn last_chosen(&self) -> Slot {
+        self.chosen.keys().next_back().copied().unwrap_or_default()
+    }
+
     /// The last configuration of a node's log.
     #[must_use]
     pub fn in_force(&self, node: u64) -> Option<&Config> {
@@ -121,12 +127,7 @@ impl MembershipRules {
         if is_numbered && (entry.ballot.config, next.number) != (now.number, now.number + 1) {
             return broken("the next configuration is numbered next, and in a ballot of the one before");
         }
-        let follows = if now.is_joint() {
-            next == Config { number: next.number, ..now.after_joint() }
-        } else {
-            next.voters == now.voters || next.outgoing == now.voters
-        };
-        if !follows {
+        if !follows(now, &next) {
             return broken("who votes changes through a joint configuration");
         }
         if !is_numbered && !disks.has_quorum_in(now, entry.ballot) {
@@ -135,9 +136,19 @@ impl MembershipRules {
         Ok(())
     }
 
-    /// A configuration is chosen.
-    pub fn chosen(&mut self, slot: Slot, config: &Config) {
-        self.chosen.insert(slot, config.clone());
+    /// A configuration is chosen, whoever appended it.
+    ///
+    /// # Errors
+    /// If it may not follow on the one before.
+    pub fn chosen(&mut self, slot: Slot, config: &Config) -> Result<(), Violation> {
+        let before = self.chosen.insert(slot, config.clone());
+        match self.chosen.range(..slot).next_back() {
+            Some((at, last)) if before.is_none() && !follows(last, config) => {
+                let what = format!("chosen at slot {slot}: {config:?}, after {last:?} at slot {at}");
+                Err(Violation::new(NAME, what))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A node booted, installed a snapshot, or made a checkpoint durable, with a state of `slot` that names this membership. Before slot 1 one that
@@ -156,6 +167,16 @@ impl MembershipRules {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether one configuration may come right after another.
+fn follows(now: &Config, next: &Config) -> bool {
+    let voters = match (now.is_joint(), next.is_joint()) {
+        (true, _) => *next == Config { number: next.number, ..now.after_joint() },
+        (false, true) => next.outgoing == now.voters && next.voters != now.voters,
+        (false, false) => next.voters == now.voters,
+    };
+    voters && next.next_replica >= now.next_replica
 }
 
 #[cfg(test)]
@@ -202,6 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn fires_on_a_joint_configuration_of_other_voters_and_on_one_that_is_left_for_others() {
+        let joint = three().changed(&[MembershipChange::AddVoter(NodeId(4))], ReplicaId(0)).unwrap();
+        let chosen = |configs: &[&Config]| {
+            let mut check = MembershipRules::of(&three(), true);
+            (1..).zip(configs).try_for_each(|(slot, config)| check.chosen(Slot(slot), config))
+        };
+        assert_eq!(chosen(&[&three(), &joint, &joint.after_joint()]), Ok(()));
+        assert!(chosen(&[&joint.after_joint()]).is_err());
+        assert!(chosen(&[&joint, &three()]).is_err(), "there is no way back");
+        let mut other = joint.clone();
+        other.outgoing.remove(&ReplicaId(1));
+        assert!(chosen(&[&other]).is_err());
+        let (voters, outgoing) = (three().voters, other.outgoing);
+        assert!(chosen(&[&Config { voters, outgoing, ..joint.clone() }]).is_err());
+        let next_replica = ReplicaId(2);
+        assert!(
+            chosen(&[&joint, &joint.after_joint(), &Config { next_replica, ..joint.after_joint() }]).is_err()
+        );
+    }
+
+    #[test]
     fn fires_on_a_log_that_does_not_begin_with_the_founders() {
         let mut check = MembershipRules::of(&three(), true);
         let mut begins = |kind, config: &Config| {
@@ -215,10 +257,9 @@ mod tests {
 
     #[test]
     fn fires_on_a_state_with_another_membership() {
-        let mut check = MembershipRules::default();
-        let four = Config::of_voters((1..=4).map(|id| (ReplicaId(id), NodeId(id))));
-        check.chosen(Slot(0), &three());
-        check.chosen(Slot(5), &four);
+        let mut check = MembershipRules::of(&three(), true);
+        let four = three().changed(&[MembershipChange::AddVoter(NodeId(4))], ReplicaId(0)).unwrap();
+        check.chosen(Slot(5), &four).unwrap();
         assert!(check.restored(1, Slot(4), &three()).is_ok() && check.restored(1, Slot(5), &four).is_ok());
         assert!(check.restored(1, Slot(4), &four).is_err() && check.restored(1, Slot(9), &three()).is_err());
         assert!(check.restored(1, Slot(0), &Config::default()).is_ok(), "it was added, and knows nothing");

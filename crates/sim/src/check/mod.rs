@@ -3,10 +3,12 @@
 //! The checkers know nothing of hosts, logs or networks. They are told plain facts, so that a test can tell them a lie.
 
 mod agreement;
+mod changes;
 mod dense_revisions;
 mod durability;
 mod durable_log;
 mod election_safety;
+mod joint_left;
 mod leader_completeness;
 mod leader_votes;
 mod linearizability;
@@ -20,10 +22,12 @@ mod state_machine_safety;
 use std::fmt;
 
 pub use agreement::agree;
+pub use changes::Changes;
 pub use dense_revisions::check_dense_revisions;
 pub use durability::check_durability;
 pub use durable_log::DurableLog;
 pub use election_safety::ElectionSafety;
+pub use joint_left::JointLeft;
 pub use leader_completeness::LeaderCompleteness;
 pub use leader_votes::check_leader_votes;
 pub use linearizability::check_linearizability;

@@ -27,7 +27,7 @@ use self::{
 pub(crate) use self::{clients::PROBE_KEYS, drills::Drill};
 use crate::{
     check::{
-        DurableLog, ElectionSafety, LeaderCompleteness, LogMatching, MembershipRules, ReadFreshness,
+        Changes, DurableLog, ElectionSafety, LeaderCompleteness, LogMatching, MembershipRules, ReadFreshness,
         RevisionMonotony, StateMachineSafety, Violation,
     },
     clock::{SECOND, SimTime},
@@ -210,6 +210,7 @@ pub(crate) struct Checks {
     pub(crate) freshness: ReadFreshness,
     pub(crate) monotony: RevisionMonotony,
     pub(crate) membership: MembershipRules,
+    pub(crate) changes: Changes,
 }
 
 /// What everyone in a world shares.
@@ -308,6 +309,7 @@ impl World {
         let checks = Checks {
             logs: LogMatching::of(engine.matches_logs()),
             membership: MembershipRules::of(&founding, engine.governs_itself()),
+            changes: Changes::founded_as(founding.clone()),
             ..Checks::default()
         };
         let membership = Membership::new(founding);

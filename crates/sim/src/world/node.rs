@@ -458,7 +458,7 @@ impl Node {
             }
             HostEffect::ChangeRefused { id, .. } => {
                 life.changes.remove(&id);
-                context.membership.refused(id);
+                context.checks.changes.refused(id);
             }
             HostEffect::Log { ops, mark, then, .. } => {
                 let number = life.number;
@@ -490,7 +490,7 @@ impl Node {
                 if life.changes.remove(&id) {
                     use conclave_replica::ProposeError::{Stopped, Unknown};
                     if !matches!(why, Unknown | Stopped) {
-                        context.membership.refused(id);
+                        context.checks.changes.refused(id);
                     }
                 }
                 if let Some(op) = life.waits.remove(&id) {
@@ -518,7 +518,7 @@ impl Node {
                 if life.leads {
                     context.checks.elections.leads(node, ballot)?;
                     if let Some(status) = life.host.status(GROUP) {
-                        let configs = context.checks.membership.from(self.id, life.position.slot);
+                        let configs = context.checks.membership.from(self.id, status.committed);
                         check_leader_votes(node, status.replica, configs)?;
                     }
                     if !serving {

@@ -177,14 +177,14 @@ impl Node {
             }
             (life.position.slot, life.position.ballot) = (entry.slot, entry.ballot);
             if context.checks.machines.apply(node, entry)? {
-                let before = context.membership.config().clone();
+                let before = (context.checks.membership.last_chosen(), context.membership.config().clone());
                 if entry.kind == Kind::Config {
                     context.counters.memberships += 1;
-                    context.chosen_config(entry, &life.position.config);
+                    context.chosen_config(entry, &life.position.config)?;
                 }
-                let after = context.membership.config();
-                let governs = if context.engine.governs_itself() { after } else { &before };
-                context.checks.durable.chosen(entry.slot, kept, governs)?;
+                let after = (context.checks.membership.last_chosen(), context.membership.config().clone());
+                let (since, governs) = if context.engine.governs_itself() { after } else { before };
+                context.checks.durable.chosen(entry.slot, kept, (since, &governs))?;
                 context.checks.completeness.committed(entry.slot, kept, life.ballot);
             }
         }
@@ -196,7 +196,9 @@ impl Node {
         context.trace.note(context.now, self.id, "applied", slot.0, revision as u64);
         context.checks.monotony.at(self.id, revision)?;
         for (id, reply) in replies {
-            life.changes.remove(&id);
+            if life.changes.remove(&id) {
+                context.checks.changes.acknowledged(id);
+            }
             let Some(op) = life.waits.remove(&id) else { continue };
             let Some(operation) = context.history.get(op) else { continue };
             let answer = kv::decode(&operation.action, reply)
