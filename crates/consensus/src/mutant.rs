@@ -137,6 +137,13 @@ impl Mutant {
         Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
     }
 
+    /// Whether only Paxos can have it.
+    #[must_use]
+    pub fn is_of_paxos(self) -> bool {
+        use Mutant::{CommitQuorumTooSmall, GapOverwritten, PromiseLostOnRestart, RecoveredBeyondStop};
+        matches!(self, RecoveredBeyondStop | GapOverwritten | PromiseLostOnRestart | CommitQuorumTooSmall)
+    }
+
     /// Whether this one is chosen.
     #[must_use]
     pub fn is_on(self) -> bool {
