@@ -48,7 +48,13 @@ pub(crate) enum Proof {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         bounds: Vec<String>,
     },
-    /// Crash points, exploration, all mutants, one hour of simulation, then ten rounds of all scenarios.
+    /// Plan over ten thousand random histories of clusters, and hold each plan against the fewest moves there can be.
+    Placement {
+        /// Which seeds.
+        #[arg(long, default_value = "100000..110000")]
+        seeds: String,
+    },
+    /// Crash points, exploration, placement, all mutants, one hour of simulation, then ten rounds of all scenarios.
     All,
 }
 
@@ -58,9 +64,11 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
         Proof::Cluster { rounds, scenario } => scenarios(*rounds, scenario.as_deref()),
         Proof::CrashPoints => crash_points(),
         Proof::Explore { bounds } => explore(bounds),
+        Proof::Placement { seeds } => placement(seeds),
         Proof::All => {
             crash_points()?;
             explore(&[])?;
+            placement("100000..110000")?;
             mutants::run(&mutants::Args::default())?;
             simulate(1.0, 1_000_000, &[])?;
             scenarios(10, None)
@@ -109,4 +117,10 @@ fn explore(bounds: &[String]) -> Result<()> {
         command::run(explore.args(bounds.split_whitespace())).with_context(|| format!("within {bounds}"))?;
     }
     Ok(())
+}
+
+fn placement(seeds: &str) -> Result<()> {
+    let mut histories = command::cargo(["test", "--locked", "-p", "conclave-hashring", "--test", "suite"]);
+    histories.args(["--", "--ignored", "--nocapture"]).env("HISTORIES", seeds);
+    command::run(&mut histories)
 }
