@@ -72,6 +72,7 @@ decoders! {
     commands "commands",
     snapshot "snapshot",
     checkpoint "checkpoint",
+    table "table",
     identity "identity",
     flags "flags",
     config_file "config-file",

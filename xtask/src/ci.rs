@@ -56,6 +56,11 @@ fn stages() -> Vec<Stage> {
             1,
             &["fmt", "--manifest-path", "benches/peers-raft/Cargo.toml", "--check"],
         ),
+        Stage::cargo(
+            "fmt of benches/peers-hashring",
+            1,
+            &["fmt", "--manifest-path", "benches/peers-hashring/Cargo.toml", "--check"],
+        ),
         Stage::cargo("fmt of fuzz", 1, &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]),
         Stage { name: "tidy", limit_minutes: 1, work: Work::Check(tidy::run) },
         Stage::cargo("build", 12, &["build", "--locked", "--workspace", "--all-targets"]),
@@ -117,10 +122,10 @@ pub(crate) fn run() -> Result<()> {
             break;
         }
     }
-    println!("== summary\n{:<26}{:>9}{:>9}", "stage", "minutes", "limit");
+    println!("== summary\n{:<32}{:>9}{:>9}", "stage", "minutes", "limit");
     for (name, minutes, limit, passed) in took {
-        println!("{name:<26}{minutes:>9.1}{limit:>9}{}", if passed { "" } else { "  FAILED" });
+        println!("{name:<32}{minutes:>9.1}{limit:>9}{}", if passed { "" } else { "  FAILED" });
     }
-    println!("{:<26}{:>9.1}", "all", started.elapsed().as_secs_f64() / 60.0);
+    println!("{:<32}{:>9.1}", "all", started.elapsed().as_secs_f64() / 60.0);
     outcome
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_hashring;
 mod bench_raft;
 mod bless;
 mod ci;
@@ -61,6 +62,8 @@ enum Task {
     Bench(bench::Args),
     /// Measure the Raft core beside other Raft libraries, in one process.
     BenchRaft,
+    /// Measure placement's lookups beside other hashing crates, in one process.
+    BenchHashring,
     /// Feed every decoder with what a fuzzer thinks of (needs a nightly compiler and cargo-fuzz).
     Fuzz(fuzz::Args),
     /// Check what the compiler does not: forbidden edges, manifests, licences, leftovers.
@@ -94,6 +97,7 @@ fn run(task: Task) -> Result<()> {
         Task::Peers => peers::run(),
         Task::Bench(args) => bench::run(&args),
         Task::BenchRaft => bench_raft::run(),
+        Task::BenchHashring => bench_hashring::run(),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Tidy => tidy::run(),
         Task::Ci => ci::run(),

@@ -54,7 +54,13 @@ pub(crate) enum Proof {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         bounds: Vec<String>,
     },
-    /// Crash points, exploration, all mutants, five hundred simulated hours, then ten rounds of all scenarios on each engine.
+    /// Plan over ten thousand random histories of clusters, and hold each plan against the fewest moves there can be.
+    Placement {
+        /// Which seeds.
+        #[arg(long, default_value = "100000..110000")]
+        seeds: String,
+    },
+    /// Crash points, exploration, placement, all mutants, five hundred simulated hours, then ten rounds of all scenarios on each engine.
     All,
 }
 
@@ -64,9 +70,11 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
         Proof::Cluster { rounds, scenario, engine } => scenarios(*rounds, scenario.as_deref(), *engine),
         Proof::CrashPoints => crash_points(),
         Proof::Explore { bounds } => explore(bounds),
+        Proof::Placement { seeds } => placement(seeds),
         Proof::All => {
             crash_points()?;
             explore(&[])?;
+            placement("100000..110000")?;
             mutants::run(&mutants::Args::default())?;
             simulate(SIMULATED_HOURS, 1_000_000, &[])?;
             Engine::ALL.into_iter().try_for_each(|engine| scenarios(10, None, Some(engine)))
@@ -111,4 +119,10 @@ fn explore(bounds: &[String]) -> Result<()> {
         command::run(&mut command::cargo(tests))?;
     }
     Ok(())
+}
+
+fn placement(seeds: &str) -> Result<()> {
+    let mut histories = command::cargo(["test", "--locked", "-p", "conclave-hashring", "--test", "suite"]);
+    histories.args(["--", "--ignored", "--nocapture"]).env("HISTORIES", seeds);
+    command::run(&mut histories)
 }

@@ -7,6 +7,7 @@
 mod disk;
 mod network;
 mod operator;
+mod placement;
 mod store;
 
 /// A decoder under test.
@@ -35,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "commands", run: store::commands, seeds: store::command_seeds, mutations: 20_000 },
     Target { name: "snapshot", run: store::snapshot, seeds: store::snapshot_seeds, mutations: 20_000 },
     Target { name: "checkpoint", run: store::checkpoint, seeds: store::checkpoint_seeds, mutations: 20_000 },
+    Target { name: "table", run: placement::table, seeds: placement::table_seeds, mutations: 20_000 },
     Target {
         name: "identity",
         run: operator::identity_file,
