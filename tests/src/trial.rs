@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -39,14 +38,13 @@ pub struct Setup {
     pub flags: Vec<String>,
 }
 
-/// What replicates the next trial's data: what the variable `CONCLAVE_TEST_ENGINE` names, else the engines in turn.
-fn next_engine() -> Result<Engine> {
-    static TRIALS: AtomicUsize = AtomicUsize::new(0);
+/// What replicates a trial's data: what the variable `CONCLAVE_TEST_ENGINE` names, else Raft.
+fn engine() -> Result<Engine> {
     match std::env::var("CONCLAVE_TEST_ENGINE") {
         Ok(name) => {
             Engine::named(&name).with_context(|| format!("CONCLAVE_TEST_ENGINE names no engine: {name}"))
         }
-        Err(_) => Ok(Engine::ALL[TRIALS.fetch_add(1, Ordering::Relaxed) % Engine::ALL.len()]),
+        Err(_) => Ok(Engine::Raft),
     }
 }
 
@@ -97,7 +95,7 @@ impl Trial {
             environment.push(("CONCLAVE_MUTANT".to_owned(), mutant.to_owned()));
         }
         let program = program()?;
-        let engine = next_engine()?;
+        let engine = engine()?;
         println!("on {}", engine.name());
         let mut flags = setup.flags.clone();
         flags.push(engine.flag());

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use xtask::{command, workspace};
+use xtask::{command, engine::Engine, workspace};
 
 use crate::{cluster, tidy};
 
@@ -105,7 +105,7 @@ fn package() -> Command {
 }
 
 fn processes() -> Result<()> {
-    cluster::run(&cluster::Args { scenario: None, list: false, engine: None })
+    cluster::run(&cluster::Args { scenario: None, list: false, engine: Engine::Raft })
 }
 
 pub(crate) fn run() -> Result<()> {

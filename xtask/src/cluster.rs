@@ -26,9 +26,9 @@ pub(crate) struct Args {
     /// Print the scenarios instead of running them.
     #[arg(long)]
     pub(crate) list: bool,
-    /// What replicates the data; without it scenarios take turns, one on each engine.
-    #[arg(long, value_enum)]
-    pub(crate) engine: Option<Engine>,
+    /// What replicates the data.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: Engine,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -46,15 +46,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut test = test_target();
         // One scenario at a time: each starts three nodes and measures time.
         test.args(["--", wanted, "--test-threads=1", "--nocapture"]).env("CONCLAVE_BIN", &node);
-        if let Some(engine) = args.engine {
-            test.env("CONCLAVE_TEST_ENGINE", engine.name());
-        }
+        test.env("CONCLAVE_TEST_ENGINE", args.engine.name());
         command::run_within(&mut test, LIMIT)?;
     }
-    for (client, turn) in clients.into_iter().zip(Engine::ALL.into_iter().cycle()) {
+    for client in clients {
         let dir = tempfile::tempdir()?;
         let ports = Ports::free(3)?;
-        let flags = [args.engine.unwrap_or(turn).flag()];
+        let flags = [args.engine.flag()];
         let mut cluster = Launch { flags: &flags, ..Launch::new(&node, dir.path(), &ports) }.start()?;
         cluster.wait_ready(READY_LIMIT)?;
         let endpoints = cluster.endpoints().join(",");

@@ -344,7 +344,7 @@ pub static FLAGS: &[Flag] = &[
         Clustering,
         Text,
         "raft",
-        "What replicates the data: 'raft' or 'paxos'; the same for all members, chosen when the cluster is founded and kept.",
+        "What replicates the data, the same for all members and kept: 'raft', or 'paxos', which is still being proven.",
     ),
     served(
         "initial-cluster",
