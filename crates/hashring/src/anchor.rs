@@ -41,12 +41,12 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// Of these nodes, with room for as many again as an eighth of them and 16 more.
+    /// Of these nodes, with room for a sixteenth more, and one: what is free costs lookups time.
     ///
     /// # Errors
     /// If there are no nodes, too many, two with one id, or different weights.
     pub fn new(nodes: &[Node]) -> Result<Self, NodesError> {
-        Self::with_capacity(nodes, (nodes.len() + nodes.len() / 8 + 16).min(NODES_MAX))
+        Self::with_capacity(nodes, (nodes.len() + nodes.len() / 16 + 1).min(NODES_MAX))
     }
 
     /// Of these nodes, and never more than `capacity`.

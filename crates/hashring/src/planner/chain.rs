@@ -126,20 +126,31 @@ impl Search {
             if start != Start::Above(node) && problem.load[node] < limit(problem, node) {
                 return Some(node);
             }
-            for more in [0, 1] {
-                self.relax(problem, node, more, &mut queue);
+            // Whoever is reached for nothing more is as near as this node.
+            let reached = self.relax(problem, node, 0, &mut queue);
+            if let Some(end) = reached.into_iter().find(|end| problem.load[*end] < limit(problem, *end)) {
+                return Some(end);
             }
+            self.relax(problem, node, 1, &mut queue);
         }
         None
     }
 
     /// Reaches from a node whom its cells may go to; first by those that are changed anyway, then by the others.
-    fn relax(&mut self, problem: &Problem, node: usize, more: u32, queue: &mut VecDeque<(usize, u32)>) {
+    /// Returns those that were.
+    fn relax(
+        &mut self,
+        problem: &Problem,
+        node: usize,
+        more: u32,
+        queue: &mut VecDeque<(usize, u32)>,
+    ) -> Vec<usize> {
+        let mut found = Vec::new();
         let reached = self.cost[node] + more;
         let mut open: Vec<usize> = problem.takers().filter(|to| self.cost[*to] > reached).collect();
         for cell in &self.held[node] {
             if open.is_empty() {
-                return;
+                break;
             }
             let row = cell / problem.replicas;
             let settled = problem.before[problem.places(row)].contains(&(node as u16));
@@ -151,6 +162,7 @@ impl Search {
                 if fits {
                     self.cost[*to] = reached;
                     self.link[*to] = Some(Link { cell: *cell, to: *to });
+                    found.push(*to);
                     if more == 0 {
                         queue.push_front((*to, reached));
                     } else {
@@ -160,6 +172,7 @@ impl Search {
                 !fits
             });
         }
+        found
     }
 
     /// Carries out a chain from its end, so that each link goes where room is. Says whether it came to the start: two links of one row

@@ -34,6 +34,27 @@ impl Needy {
         self.weights.remove(at);
     }
 
+    /// Those with the best draws for a row, best first.
+    fn several(&self, row: usize, count: usize) -> Vec<usize> {
+        let key = mix(row as u64);
+        let mut best: Vec<(f64, usize)> = Vec::with_capacity(count + 1);
+        let mut worst = f64::INFINITY;
+        for (at, (seed, weight)) in self.seeds.iter().zip(&self.weights).enumerate() {
+            let drawn = draw(key, *seed);
+            if hopeless(drawn, *weight, worst) {
+                continue;
+            }
+            let scored = score(drawn, *weight);
+            let place = best.partition_point(|(other, _)| *other <= scored);
+            best.insert(place, (scored, self.nodes[at]));
+            best.truncate(count);
+            if best.len() == count {
+                worst = best[count - 1].0;
+            }
+        }
+        best.into_iter().map(|(_, node)| node).collect()
+    }
+
     /// Where the best draw is among those that may take the cell.
     fn best(&self, problem: &Problem, cell: usize) -> Option<usize> {
         let key = mix((cell / problem.replicas) as u64);
@@ -55,15 +76,25 @@ impl Needy {
 /// Fills vacant places as far as zones allow.
 pub(super) fn vacant(problem: &mut Problem) {
     let mut needy = Needy::new(problem);
-    for cell in 0..problem.cells.len() {
-        if problem.cells[cell] != VACANT {
-            continue;
-        }
-        let Some(at) = needy.best(problem, cell) else { continue };
-        let node = needy.nodes[at];
-        problem.put(cell, node);
-        if problem.load[node] == problem.aim[node] {
-            needy.satisfied(at);
+    for row in 0..problem.rows {
+        let empty = problem.places(row).filter(|cell| problem.cells[*cell] == VACANT).count();
+        // One walk finds candidates for all places of the row; only where zones refuse them all is there another.
+        let candidates = if empty > 1 { needy.several(row, 2 * empty) } else { Vec::new() };
+        for cell in problem.places(row).filter(|_| empty > 0) {
+            if problem.cells[cell] != VACANT {
+                continue;
+            }
+            let listed = candidates.iter().find(|node| problem.fits(cell, **node));
+            let at = match listed {
+                Some(node) => needy.nodes.binary_search(node).ok(),
+                None => needy.best(problem, cell),
+            };
+            let Some(at) = at else { continue };
+            let node = needy.nodes[at];
+            problem.put(cell, node);
+            if problem.load[node] == problem.aim[node] {
+                needy.satisfied(at);
+            }
         }
     }
 }

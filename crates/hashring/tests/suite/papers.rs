@@ -150,7 +150,7 @@ proptest! {
     #[test]
     fn anchor_stands_arbitrary_removals(seed in any::<u64>(), count in 2..60_u64) {
         let mut rng = Rng(seed);
-        let mut anchor = Anchor::new(&Node::numbered(count)).unwrap();
+        let mut anchor = Anchor::with_capacity(&Node::numbered(count), count as usize + 10).unwrap();
         let mut here: Vec<u64> = (1..=count).collect();
         let mut history = Vec::new();
         for _ in 0..rng.below(count) {
