@@ -69,8 +69,8 @@ impl Log {
 
     fn step(&mut self) {
         let end = self.slot + self.entries;
-        let mut ops: Vec<LogOp> = (self.slot..end).map(|slot| LogOp::Put(self.entry(slot))).collect();
-        ops.push(LogOp::CutBelow(Slot(end.saturating_sub(KEPT_BATCHES * self.entries))));
+        let puts = LogOp::Put((self.slot..end).map(|slot| self.entry(slot)).collect());
+        let ops = vec![puts, LogOp::CutBelow(Slot(end.saturating_sub(KEPT_BATCHES * self.entries)))];
         self.log.append(&[(GroupId(1), ops)]).expect("append");
         self.log.sync().expect("sync");
         self.slot = end;

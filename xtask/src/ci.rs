@@ -42,8 +42,8 @@ impl Stage {
 fn stages() -> Vec<Stage> {
     let mut docs = command::cargo(["doc", "--locked", "--no-deps", "--workspace"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
-    let mut simulator = Command::new(workspace::target().join("debug").join("conclave-sim"));
-    simulator.current_dir(workspace::root()).args(["--seeds", SEEDS]);
+    let mut simulator = built("conclave-sim");
+    simulator.args(["--seeds", SEEDS]);
     vec![
         Stage::cargo("fmt", 1, &["fmt", "--all", "--check"]),
         Stage::cargo(
@@ -72,6 +72,8 @@ fn stages() -> Vec<Stage> {
         Stage { name: "docs", limit_minutes: 4, work: Work::Run(docs) },
         Stage { name: "package", limit_minutes: 2, work: Work::Run(package()) },
         Stage::cargo("tests", 6, &["test", "--locked", "--workspace"]),
+        Stage { name: "example counter", limit_minutes: 1, work: Work::Run(built("examples/counter")) },
+        Stage { name: "example register", limit_minutes: 1, work: Work::Run(built("examples/register")) },
         Stage { name: "simulator", limit_minutes: 5, work: Work::Run(simulator) },
         Stage {
             name: "processes",
@@ -79,6 +81,13 @@ fn stages() -> Vec<Stage> {
             work: Work::Check(processes),
         },
     ]
+}
+
+/// A program that the stage `build` made.
+fn built(program: &str) -> Command {
+    let mut command = Command::new(workspace::target().join("debug").join(program));
+    command.current_dir(workspace::root());
+    command
 }
 
 /// Packs every crate that is shipped, without building it again.

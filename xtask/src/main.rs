@@ -7,6 +7,7 @@
 
 mod bench;
 mod bench_raft;
+mod bless;
 mod ci;
 mod cluster;
 mod fuzz;
@@ -46,6 +47,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Write golden transcripts, and whatever else tests expect word for word, anew; look at the differences before you commit them.
+    Bless,
     /// Run the fault scenarios on real processes: all of them, or those whose name contains SCENARIO.
     Cluster(cluster::Args),
     /// Run the simulator on a range of seeds.
@@ -84,6 +87,7 @@ fn run(task: Task) -> Result<()> {
         Task::Up(args) => up::run(&args),
         Task::Demo => bench::demo(),
         Task::Test { args } => command::run(command::cargo(["test", "--workspace"]).args(args)),
+        Task::Bless => bless::run(),
         Task::Cluster(args) => cluster::run(&args),
         Task::Sim(args) => sim::run(&args),
         Task::Mutants(args) => mutants::run(&args),

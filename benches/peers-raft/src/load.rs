@@ -2,8 +2,9 @@
 
 /// Bytes of a command.
 pub(crate) const PAYLOAD_BYTES: usize = 16;
-/// So many commands are decided before the clock starts.
-pub(crate) const WARM_UP: u64 = 1_000;
+/// So many commands are decided before the clock starts: enough for every log, and what the libraries keep beside it, to have its full
+/// size.
+pub(crate) const WARM_UP: u64 = 20_000;
 /// Entries that may travel in one message. A window is never larger.
 pub(crate) const BATCH_MAX: u64 = 64;
 /// So many applied entries every log keeps, and cuts those before them this often: no figure is that of memory that was never touched.

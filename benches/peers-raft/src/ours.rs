@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave_consensus::{
-    Boot, Config, Consensus, Effect, Entry, GroupId, Input, Kind, LogOp, Message, NodeId, Proposal,
+    Boot, Config, Consensus, Effect, Entries, GroupId, Input, Kind, LogOp, Message, NodeId, Proposal,
     ProposalId, ReplicaId, Slot, SnapshotMeta, Time,
 };
 use conclave_raft::{Raft, RaftConfig};
@@ -26,11 +26,13 @@ const ROOM_BYTES_MIN: usize = 4 << 10;
 
 struct Node {
     core: Raft,
-    log: VecDeque<Entry>,
+    /// The runs that were written.
+    log: VecDeque<Entries>,
     compacted: Slot,
     applied: Applied,
     inbox: VecDeque<Message>,
     /// What was sent to this node as bytes, and how it is read.
+    sent: Encoder,
     bytes: BytesMut,
     decoder: Decoder,
 }
@@ -39,7 +41,6 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Time,
     encoded: bool,
-    encoder: Encoder,
     effects: Vec<Effect>,
     packets: Vec<Packet>,
 }
@@ -67,6 +68,7 @@ fn node(id: u64) -> Result<Node> {
         compacted: Slot(0),
         applied: Applied::default(),
         inbox: VecDeque::new(),
+        sent: Encoder::new(),
         bytes: BytesMut::new(),
         decoder: Decoder::new(FRAME_BYTES_MAX),
     })
@@ -74,17 +76,11 @@ fn node(id: u64) -> Result<Node> {
 
 impl Cluster {
     fn send(&mut self, message: Message) -> Result<()> {
-        let to = (message.to.0 - 1) as usize;
+        let to = &mut self.nodes[message.to.0 as usize - 1];
         if self.encoded {
-            self.encoder.push(&Packet::Consensus { group: GroupId(1), message }, FRAME_BYTES_MAX)?;
-            let bytes = &mut self.nodes[to].bytes;
-            if bytes.capacity() - bytes.len() < self.encoder.remaining().max(ROOM_BYTES_MIN) {
-                bytes.reserve(self.encoder.remaining().max(READ_BYTES));
-            }
-            bytes.put(&mut self.encoder);
-            self.encoder.clear();
+            to.sent.push(&Packet::Consensus { group: GroupId(1), message }, FRAME_BYTES_MAX)?;
         } else {
-            self.nodes[to].inbox.push_back(message);
+            to.inbox.push_back(message);
         }
         Ok(())
     }
@@ -92,7 +88,12 @@ impl Cluster {
     /// Steps a node with everything that arrived.
     fn receive(&mut self, at: usize) -> Result<()> {
         let node = &mut self.nodes[at];
-        if !node.bytes.is_empty() {
+        if node.sent.has_remaining() {
+            if node.bytes.capacity() - node.bytes.len() < node.sent.remaining().max(ROOM_BYTES_MIN) {
+                node.bytes.reserve(node.sent.remaining().max(READ_BYTES));
+            }
+            node.bytes.put(&mut node.sent);
+            node.sent.clear();
             node.decoder.decode(&mut node.bytes, &mut self.packets)?;
             for packet in self.packets.drain(..) {
                 if let Packet::Consensus { message, .. } = packet {
@@ -106,20 +107,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Drains a node and does what it wants, until it wants nothing more.
+    /// Drains a node and does what it wants. What it wants after that it says when it is drained next.
     fn settle(&mut self, at: usize) -> Result<()> {
-        loop {
-            let mut effects = std::mem::take(&mut self.effects);
-            self.nodes[at].core.drain(&mut effects);
-            if effects.is_empty() {
-                self.effects = effects;
-                return Ok(());
-            }
-            for effect in effects.drain(..) {
-                self.carry_out(at, effect)?;
-            }
-            self.effects = effects;
+        let mut effects = std::mem::take(&mut self.effects);
+        self.nodes[at].core.drain(&mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(at, effect)?;
         }
+        self.effects = effects;
+        Ok(())
     }
 
     fn carry_out(&mut self, at: usize, effect: Effect) -> Result<()> {
@@ -129,9 +125,12 @@ impl Cluster {
                 let node = &mut self.nodes[at];
                 for op in ops {
                     match op {
-                        LogOp::Put(entry) => node.log.push_back(entry),
+                        LogOp::Put(entries) => node.log.push_back(entries),
                         LogOp::TruncateFrom(slot) => {
-                            while node.log.pop_back_if(|entry| entry.slot >= slot).is_some() {}
+                            for run in &mut node.log {
+                                run.truncate(run.partition_point(|entry| entry.slot < slot));
+                            }
+                            node.log.retain(|run| !run.is_empty());
                         }
                         _ => {}
                     }
@@ -161,7 +160,8 @@ impl Cluster {
                 for op in ops {
                     if let LogOp::CutBelow(slot) = op {
                         let log = &mut self.nodes[at].log;
-                        while log.pop_front_if(|entry| entry.slot < slot).is_some() {}
+                        let is_below = |run: &mut Entries| run.last().is_none_or(|last| last.slot < slot);
+                        while log.pop_front_if(is_below).is_some() {}
                     }
                 }
             }
@@ -213,7 +213,6 @@ pub(crate) fn run(load: &Load) -> Result<Duration> {
         nodes: (1..=3).map(node).collect::<Result<_>>()?,
         now: Time(0),
         encoded: load.encoded,
-        encoder: Encoder::new(),
         effects: Vec::new(),
         packets: Vec::new(),
     };

@@ -17,8 +17,8 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Ballot, ChangeError, Config, Entry, Epoch, LogOp, LogReadId, Mark, MembershipChange, NodeId, Proposal,
-    ProposalId, ReadId, ReplicaId, Slot, SlotRange, SnapshotMeta, Time,
+    Ballot, ChangeError, Config, Entries, Entry, Epoch, Head, LogOp, LogReadId, Mark, MembershipChange,
+    NodeId, Proposal, ProposalId, ReadId, ReplicaId, Slot, SlotRange, SnapshotMeta, Time,
 };
 
 /// How a message may be queued, and what may be dropped first.
@@ -45,9 +45,9 @@ pub struct Message {
     /// How it may be queued.
     pub class: Class,
     /// The engine's own part.
-    pub head: Bytes,
+    pub head: Head,
     /// Entries, in slot order.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 impl Message {
@@ -187,7 +187,7 @@ pub enum Effect {
         then: Vec<Message>,
     },
     /// Entries to apply, the first right after the last of the previous `Commit`.
-    Commit(Vec<Entry>),
+    Commit(Entries),
     /// These proposals will not come back.
     Lost {
         /// Which.
@@ -218,25 +218,26 @@ pub enum Effect {
         /// At most so many bytes, but at least one entry.
         bytes_max: u32,
     },
-    /// This replica is behind what the others' logs still hold: fetch a snapshot.
+    /// This replica is behind what the others' logs still hold: fetch a snapshot. Until that is answered, a further one says who can serve
+    /// too, and is not answered itself.
     FetchSnapshot {
         /// It must contain this slot.
         at_least: Slot,
-        /// Who can give it.
+        /// Who can give it, in order of preference.
         from: Vec<ReplicaId>,
     },
     /// Make the fetched snapshot the state: `Reset` durable first, then switch.
     InstallSnapshot {
         /// Comes back in [`Input::SnapshotInstalled`].
         mark: Mark,
-        /// Which.
-        meta: SnapshotMeta,
+        /// Which. Boxed: it is rare, and an effect is otherwise as small as a message.
+        meta: Box<SnapshotMeta>,
     },
     /// The membership in force changed, or the one in force became committed. A replica that a committed one
     /// [has removed](Config::has_removed) may be destroyed; what was proposed at it and has no outcome is [`Outcome::Unknown`].
     Membership {
         /// To this.
-        config: Config,
+        config: Box<Config>,
         /// By the entry at this slot.
         at: Slot,
         /// Whether that entry is committed.

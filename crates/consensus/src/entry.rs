@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Ballot, Config, ProposalId, Slot};
+use crate::{Ballot, Config, Entries, ProposalId, Slot};
 
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,8 +93,8 @@ pub struct SlotRange {
 pub enum LogOp {
     /// Replaces the core's small durable record (term, vote, promises).
     Meta(Bytes),
-    /// Writes an entry. Slots may be written out of order and overwritten (Paxos).
-    Put(Entry),
+    /// Writes entries. Slots may be written out of order and overwritten (Paxos).
+    Put(Entries),
     /// Forgets every entry at or above the slot (Raft's conflict rule).
     TruncateFrom(Slot),
     /// Everything below the slot may go: a durable state contains it.

@@ -2,7 +2,7 @@
 //!
 //! Engines such as Raft and Multi-Paxos solve one problem: replicas agree on a sequence of entries although messages are lost
 //! and processes crash. This crate holds what such engines share, so that a host, a log, a transport and a checker are
-//! written once: identifiers ([`ReplicaId`], [`Ballot`], [`Slot`] …), entries and log operations ([`Entry`], [`LogOp`]),
+//! written once: identifiers ([`ReplicaId`], [`Ballot`], [`Slot`] …), entries and log operations ([`Entry`], [`Entries`], [`LogOp`]),
 //! membership, its changes and quorum arithmetic ([`Config`], [`MembershipChange`]), and the object-safe [`Consensus`] trait with its [`Input`]s and [`Effect`]s.
 //!
 //! Nothing here performs I/O, reads a clock or draws randomness. The rules a driver keeps stand at the head of
@@ -20,18 +20,24 @@
 
 mod change;
 mod engine;
+mod entries;
 mod entry;
+mod head;
 mod ids;
 mod membership;
 #[cfg(feature = "mutants")]
 mod mutant;
+#[cfg(any(test, feature = "testing"))]
+pub mod story;
 
 pub use change::{ChangeError, MembershipChange};
 pub use engine::{
     Boot, Class, Consensus, Effect, Input, LogSlice, Message, Outcome, Progress, ReadError, ReadMode, Status,
     StepError, Timing,
 };
+pub use entries::Entries;
 pub use entry::{Entry, Kind, LogOp, LogState, Proposal, SlotRange, SnapshotMeta};
+pub use head::Head;
 pub use ids::{Ballot, Epoch, GroupId, LogReadId, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, Time};
 pub use membership::{Config, ConfigError, MEMBERS_MAX};
 #[cfg(feature = "mutants")]

@@ -112,6 +112,8 @@ mutants! {
     AppliedIndexNotAtomic = "applied-index-not-atomic",
     /// A delayed snapshot replaces entries that were acknowledged.
     DelayedSnapshotForgets = "delayed-snapshot-forgets",
+    /// What arrives of a snapshot is taken in whatever it continues, and the trailer is not looked at: pieces of two become one.
+    SnapshotsMixed = "snapshots-mixed",
     /// The state is switched to a snapshot before the log says so.
     SwitchedBeforeReset = "switched-before-reset",
     /// After a boot the revision is taken from the keys that are left, as compaction left them.

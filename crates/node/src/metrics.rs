@@ -89,8 +89,23 @@ pub struct BackendMetrics {
     pub backend_commit: HistogramSnapshot,
     /// Traffic with each other member.
     pub peers: Vec<PeerMetrics>,
+    /// Snapshots of other members that this one takes in.
+    pub snapshots: SnapshotMetrics,
     /// Keys that exist.
     pub keys: u64,
+}
+
+/// Snapshots taken in from other members since this one started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotMetrics {
+    /// Begun to be fetched, those begun anew included.
+    pub begun: u64,
+    /// Gone on with where they had ended, after a source failed or changed.
+    pub resumed: u64,
+    /// Given up, or not to be stored.
+    pub failed: u64,
+    /// Bytes that arrived.
+    pub bytes: u64,
 }
 
 /// Traffic with another member since this one started.

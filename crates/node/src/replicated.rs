@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     identity::{Bootstrap, Identity},
     membership::{Acquaintances, Change, Members, wait_for_recognition},
-    metrics::{BackendMetrics, Counter, Histogram, PeerMetrics},
+    metrics::{BackendMetrics, Counter, Histogram, PeerMetrics, SnapshotMetrics},
     node::NodeError,
 };
 
@@ -386,6 +386,12 @@ impl Backend for Replicated {
             wal_written_bytes: self.wal.stats().bytes,
             backend_commit: self.times.checkpoint.snapshot(),
             peers: peers.collect(),
+            snapshots: SnapshotMetrics {
+                begun: counters.fetches,
+                resumed: counters.fetches_resumed,
+                failed: counters.fetches_failed,
+                bytes: counters.fetched_bytes,
+            },
             keys: self.reader.stats().keys,
         }
     }

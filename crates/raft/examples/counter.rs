@@ -87,7 +87,7 @@ impl World {
                     self.inputs.push_back((place, Input::Persisted(mark)));
                 }
                 Effect::Commit(entries) => {
-                    for entry in entries {
+                    for entry in &entries {
                         if entry.kind == Kind::Command {
                             replica.counter += i64::from_le_bytes(entry.payload[..].try_into()?);
                         }

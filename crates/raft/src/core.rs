@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
 use conclave_consensus::{
-    Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message,
-    Progress, ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, ConfigError, Consensus, Effect, Entries, Entry, Input, Kind, LogReadId, Mark,
+    Message, Progress, ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 
 use crate::{
@@ -188,7 +188,7 @@ impl Raft {
                 members.append(slot, config);
             }
             uncommitted_bytes += entry.size_bytes();
-            log.append(entry);
+            log.append(entry.into());
         }
         if log.last_ballot().round > meta.term {
             return Err(BootError::TermBehindLog { log: log.last_ballot().round, meta: meta.term });
@@ -258,7 +258,7 @@ impl Raft {
     }
 
     pub(crate) fn message(&self, to: ReplicaId, body: Body) -> Message {
-        wire::message(self.id, to, self.meta.term, body, Vec::new())
+        wire::message(self.id, to, self.meta.term, body, Entries::default())
     }
 
     pub(crate) fn next_log_read(&mut self) -> LogReadId {
@@ -274,21 +274,27 @@ impl Raft {
     /// Adds an entry at the end of the log and to the batch.
     pub(crate) fn append(&mut self, kind: Kind, id: ProposalId, payload: bytes::Bytes) {
         let slot = self.log.last().next();
-        self.append_entry(Entry { slot, ballot: self.ballot(), kind, id, payload });
+        self.append_run(Entry { slot, ballot: self.ballot(), kind, id, payload }.into());
     }
 
-    pub(crate) fn append_entry(&mut self, entry: Entry) {
-        if entry.kind == Kind::Config
-            && let Ok(config) = Config::decode(&entry.payload)
-        {
-            self.enter_config(entry.slot, config);
+    /// Adds entries at the end of the log and to the batch, or to several where one cannot hold them.
+    pub(crate) fn append_run(&mut self, entries: Entries) {
+        for entry in &entries {
+            if entry.kind == Kind::Config
+                && let Ok(config) = Config::decode(&entry.payload)
+            {
+                self.enter_config(entry.slot, config);
+            }
+            self.uncommitted_bytes += entry.size_bytes();
         }
-        self.uncommitted_bytes += entry.size_bytes();
-        if self.outbox.is_full_for(entry.size_bytes(), self.config.batch_bytes_max) {
-            self.outbox.flush(self.ballot(), self.now);
+        let mut rest = entries.clone();
+        while !rest.is_empty() {
+            match self.outbox.room_for(&rest, self.config.batch_bytes_max) {
+                0 => self.outbox.flush(self.ballot(), self.now),
+                room => self.outbox.put(rest.split_to(room)),
+            }
         }
-        self.outbox.put(entry.clone());
-        self.log.append(entry);
+        self.log.append(entries);
     }
 
     fn on_persisted(&mut self, mark: Mark) {

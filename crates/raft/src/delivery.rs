@@ -6,7 +6,7 @@
 
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
-use conclave_consensus::{Effect, Entry, LogReadId, LogSlice, Slot, SlotRange, StepError};
+use conclave_consensus::{Effect, Entries, Entry, LogReadId, LogSlice, Slot, SlotRange, StepError};
 
 use crate::core::{Raft, Role};
 
@@ -20,7 +20,7 @@ impl Raft {
         self.uncommitted_bytes -= self.log.size_bytes(self.committed.next(), slot);
         self.committed = slot;
         for (at, config) in self.members.commit(slot) {
-            let (config, at) = (config.clone(), *at);
+            let (config, at) = (config.clone().into(), *at);
             self.outbox.push(Effect::Membership { config, at, committed: true });
         }
     }
@@ -58,7 +58,7 @@ impl Raft {
         self.hand_out(entries);
     }
 
-    fn hand_out(&mut self, entries: Vec<Entry>) {
+    fn hand_out(&mut self, entries: Entries) {
         let Some(last) = entries.last() else { return };
         self.delivered = last.slot;
         let bytes = entries.iter().map(Entry::size_bytes).sum();
@@ -85,7 +85,7 @@ impl Raft {
         }
         let upto = self.deliverable();
         entries.retain(|entry| entry.slot <= upto);
-        self.hand_out(entries);
+        self.hand_out(entries.into());
         Ok(())
     }
 
@@ -119,18 +119,17 @@ impl Raft {
             let live = leader.peers.values().filter(|peer| self.is_active(peer));
             unneeded = live.map(|peer| peer.matched).fold(unneeded, Slot::min);
         }
-        while let Some(front) = self.log.front().map(|entry| entry.slot) {
+        while let Some(front) = self.log.front() {
             let bytes = self.log.bytes();
-            let goes = (bytes > self.config.cache_kept_bytes && front <= unneeded)
-                || (bytes > self.config.cache_bytes_max && front <= safe);
+            let goes = (bytes > self.config.cache_kept_bytes && front.slot <= unneeded)
+                || (bytes > self.config.cache_bytes_max && front.slot <= safe);
             if !goes {
                 return;
             }
-            if let Some(entry) = self.log.release_front()
-                && entry.slot > self.delivered
-            {
-                self.own.release(&entry);
+            if front.slot > self.delivered {
+                self.own.release(front);
             }
+            self.log.release_front();
         }
     }
 }

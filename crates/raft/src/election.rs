@@ -112,7 +112,7 @@ impl Raft {
         }
         let body = Body::PreVote(self.candidacy(false));
         for to in self.other_voters() {
-            let message = self.message(to, body.clone());
+            let message = self.message(to, body);
             self.outbox.promise_term(message);
         }
     }
@@ -135,7 +135,7 @@ impl Raft {
         let body = Body::Vote(self.candidacy(transfer));
         for to in self.other_voters() {
             // The request vouches for the log and for the own vote, so it waits for both.
-            let message = self.message(to, body.clone());
+            let message = self.message(to, body);
             #[cfg(feature = "mutants")]
             if Mutant::VoteBeforeDurable.is_on() {
                 self.outbox.send(message);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
-use conclave_consensus::{Ballot, Effect, Entry, LogOp, Mark, Message, Slot, Time};
+use conclave_consensus::{Ballot, Effect, Entries, Entry, LogOp, Mark, Message, Slot, Time};
 
 #[derive(Clone, Debug)]
 struct Outstanding {
@@ -72,20 +72,21 @@ impl Outbox {
         self.meta_in
     }
 
-    /// Whether the batch has to be closed before an entry of that size.
-    pub(crate) fn is_full_for(&self, size_bytes: usize, batch_bytes_max: usize) -> bool {
-        self.bytes > 0 && self.bytes + size_bytes > batch_bytes_max
+    /// How many of the entries the batch still takes; none, if it has to be closed first.
+    pub(crate) fn room_for(&self, entries: &[Entry], batch_bytes_max: usize) -> usize {
+        let mut bytes = self.bytes;
+        let fits = |entry: &&Entry| {
+            let is_first = bytes == 0;
+            bytes += entry.size_bytes();
+            is_first || bytes <= batch_bytes_max
+        };
+        entries.iter().take_while(fits).count()
     }
 
-    /// Makes room for as many operations.
-    pub(crate) fn reserve(&mut self, count: usize) {
-        self.ops.reserve(count);
-    }
-
-    pub(crate) fn put(&mut self, entry: Entry) {
-        self.bytes += entry.size_bytes();
-        self.upto = entry.slot;
-        self.ops.push(LogOp::Put(entry));
+    pub(crate) fn put(&mut self, entries: Entries) {
+        self.bytes += entries.iter().map(Entry::size_bytes).sum::<usize>();
+        self.upto = entries.last().map_or(self.upto, |last| last.slot);
+        self.ops.push(LogOp::Put(entries));
     }
 
     /// Takes entries from `slot` on back, those on their way to the disk too.
@@ -169,18 +170,22 @@ mod tests {
         const BATCH_BYTES: usize = 1_000;
         let mut outbox = Outbox::default();
         let payload = Bytes::from(vec![0; BATCH_BYTES / 2]);
-        for slot in 1..=4 {
-            let entry = Entry {
-                slot: Slot(slot),
-                ballot: Ballot::term(1),
-                kind: Kind::Command,
-                id: ProposalId::NONE,
-                payload: payload.clone(),
-            };
-            if outbox.is_full_for(entry.size_bytes(), BATCH_BYTES) {
+        let entry = |slot| Entry {
+            slot: Slot(slot),
+            ballot: Ballot::term(1),
+            kind: Kind::Command,
+            id: ProposalId::NONE,
+            payload: payload.clone(),
+        };
+        let mut entries: Entries = (1..=4).map(entry).collect();
+        assert_eq!(outbox.room_for(&entries, 2 * entries[0].size_bytes()), 2);
+        while !entries.is_empty() {
+            let room = outbox.room_for(&entries, BATCH_BYTES);
+            if room == 0 {
                 outbox.flush(Ballot::term(1), Time(0));
+            } else {
+                outbox.put(entries.split_to(room));
             }
-            outbox.put(entry);
         }
         outbox.flush(Ballot::term(1), Time(0));
         let mut effects = Vec::new();

@@ -97,11 +97,15 @@ impl Raft {
             return Err(StepError::Busy);
         }
         self.wake();
-        let from = self.log.last().next();
-        self.outbox.reserve(batch.len());
-        for proposal in batch {
-            self.append(Kind::Command, proposal.id, proposal.payload);
-        }
+        let (from, ballot) = (self.log.last().next(), self.ballot());
+        let command = |(slot, Proposal { id, payload })| Entry {
+            slot: Slot(slot),
+            ballot,
+            kind: Kind::Command,
+            id,
+            payload,
+        };
+        self.append_run((from.0..).zip(batch).map(command).collect());
         if count > 0 {
             self.own.add(from, self.log.last());
         }

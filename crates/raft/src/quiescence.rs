@@ -25,8 +25,8 @@
 //!
 //! # What the host keeps
 //! It says `Peer` when it first hears of a node, when the node's epoch changes, and when `alive_until` has passed without news; a quiescent core is
-//! told no sooner than it is stepped. Before it steps a sleeping group with anything else it says what it knows, or the core takes
-//! the last word for all there is and wakes. A node speaks only while its groups can be stepped: one whose disk or host thread hangs must fall silent.
+//! told no sooner than it is stepped, unless a node falls silent that it leads or is led from. Before it steps a sleeping group with anything else it
+//! says what it knows of all its nodes, or the core takes the last word for all there is and wakes. A node speaks only while its groups can be stepped: one whose disk or host thread hangs must fall silent.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -47,7 +47,17 @@ const NODES_MAX: usize = 4 * MEMBERS_MAX;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quiescence {
     asleep: bool,
-    nodes: BTreeMap<NodeId, (Epoch, Time)>,
+    nodes: BTreeMap<NodeId, Word>,
+}
+
+/// The host's last word of a node.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    epoch: Epoch,
+    alive_until: Time,
+    /// It was that the node fell silent. A word of life that has run out is not: the host may have a newer one, and tells a core that sleeps no
+    /// sooner than it steps it.
+    silent: bool,
 }
 
 /// A leader's way to sleep.
@@ -65,7 +75,12 @@ impl Raft {
     }
 
     fn node_lives(&self, node: NodeId) -> bool {
-        self.quiescence.nodes.get(&node).is_some_and(|(_, until)| self.now < *until)
+        self.quiescence.nodes.get(&node).is_some_and(|word| self.now < word.alive_until)
+    }
+
+    /// As far as was told: the last word of the node is not that it fell silent.
+    fn node_lived(&self, node: NodeId) -> bool {
+        self.quiescence.nodes.get(&node).is_some_and(|word| !word.silent)
     }
 
     pub(crate) fn lives(&self, replica: ReplicaId) -> bool {
@@ -77,9 +92,10 @@ impl Raft {
         if !self.config.quiesce {
             return;
         }
-        let lived = self.node_lives(node);
-        let before = self.quiescence.nodes.insert(node, (epoch, alive_until));
-        let reborn = before.is_some_and(|(known, _)| known != epoch);
+        let lived = self.node_lived(node);
+        let word = Word { epoch, alive_until, silent: alive_until <= self.now };
+        let before = self.quiescence.nodes.insert(node, word);
+        let reborn = before.is_some_and(|known| known.epoch != epoch);
         let config = self.members.config();
         if self.quiescence.nodes.len() > NODES_MAX {
             self.quiescence.nodes.retain(|known, _| config.nodes.values().any(|member| member == known));
@@ -89,27 +105,27 @@ impl Raft {
         }
         let is_leaders = self.leader.is_some_and(|leader| config.nodes.get(&leader) == Some(&node));
         let concerns = if self.is_leader() { reborn || !lived } else { reborn && is_leaders };
-        if concerns {
+        // Of the others the word may be on its way yet.
+        if concerns || !self.may_sleep_by(|node| self.node_lived(node)) {
             self.wake();
-        } else {
-            self.wake_if_alone();
         }
     }
 
     /// Before anything else is judged: whether what this replica sleeps by still holds.
     pub(crate) fn wake_if_alone(&mut self) {
-        if !self.is_asleep() {
-            return;
-        }
-        let holds = match &self.role {
-            Role::Leader(_) => self
-                .members
-                .config()
-                .meets_every_elect_quorum(|replica| replica == self.id || self.lives(replica)),
-            _ => self.leader.is_some_and(|leader| self.lives(leader)),
-        };
-        if !holds {
+        if self.is_asleep() && !self.may_sleep_by(|node| self.node_lives(node)) {
             self.wake();
+        }
+    }
+
+    fn may_sleep_by(&self, lives: impl Fn(NodeId) -> bool) -> bool {
+        let config = self.members.config();
+        let lives = |replica| config.nodes.get(&replica).is_some_and(|node| lives(*node));
+        match &self.role {
+            Role::Leader(_) => {
+                config.meets_every_elect_quorum(|replica| replica == self.id || lives(replica))
+            }
+            _ => self.leader.is_some_and(lives),
         }
     }
 
@@ -124,8 +140,9 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role {
             for (replica, peer) in &mut leader.peers {
                 let node = config.nodes.get(replica).and_then(|node| nodes.get(node));
-                if node.is_some_and(|(_, until)| now < *until) {
-                    peer.heard = now; // Its node's word stood for its own until this moment.
+                // Its node's word stood for its own until this moment, or the newer one that is on its way does.
+                if node.is_some_and(|word| !word.silent) {
+                    peer.heard = now;
                 }
             }
             leader.drowsy = Drowsy::default();

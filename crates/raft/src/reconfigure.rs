@@ -131,7 +131,7 @@ impl Raft {
             }
         }
         self.members.append(at, config.clone());
-        self.outbox.push(Effect::Membership { config, at, committed: false });
+        self.outbox.push(Effect::Membership { config: config.into(), at, committed: false });
     }
 
     /// What is joint and committed has done its work.

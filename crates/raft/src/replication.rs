@@ -5,7 +5,7 @@
 
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
-use conclave_consensus::{Ballot, Effect, Entry, LogSlice, ReplicaId, Slot, SlotRange, StepError};
+use conclave_consensus::{Ballot, Effect, Entries, Entry, LogSlice, ReplicaId, Slot, SlotRange, StepError};
 
 use crate::{
     core::{Raft, Role},
@@ -15,7 +15,7 @@ use crate::{
 
 /// What can be sent to a follower at this moment.
 enum Next {
-    Entries { prev: Ballot, entries: Vec<Entry> },
+    Entries { prev: Ballot, entries: Entries },
     Read(SlotRange),
     Snapshot,
     Nothing,
@@ -65,7 +65,7 @@ impl Raft {
             return;
         }
         if let Some(prev) = self.ballot_known(peer, peer.next.before()) {
-            self.send_append(to, peer, prev, Vec::new());
+            self.send_append(to, peer, prev, Entries::default());
         } else if peer.poke {
             // Memory no longer reaches to where it would ask: it begins again behind what the follower is known to hold, which the
             // log is read for. Otherwise messages that were lost while the window was full would never be asked after.
@@ -111,7 +111,7 @@ impl Raft {
         Next::Read(SlotRange { from, to: self.log.cached_from() })
     }
 
-    fn send_append(&mut self, to: ReplicaId, peer: &mut Peer, prev: Ballot, entries: Vec<Entry>) {
+    fn send_append(&mut self, to: ReplicaId, peer: &mut Peer, prev: Ballot, entries: Entries) {
         let prev_slot = peer.next.before();
         let last = Slot(prev_slot.0 + entries.len() as u64);
         let bytes = entries.iter().map(Entry::size_bytes).sum();
@@ -164,14 +164,14 @@ impl Raft {
             && let Some(last) = entries.last().map(|entry| (entry.slot, entry.ballot))
             && peer.may_send(messages_max, bytes_max)
         {
-            self.send_append(to, peer, prev, entries);
+            self.send_append(to, peer, prev, entries.into());
             peer.known = Some(last);
         }
         Ok(())
     }
 
     /// A leader said what follows on `prev` (Figure 2, AppendEntries, receiver implementation).
-    pub(crate) fn on_append(&mut self, append: Append, entries: Vec<Entry>) -> Result<(), StepError> {
+    pub(crate) fn on_append(&mut self, append: Append, mut entries: Entries) -> Result<(), StepError> {
         let Some(leader) = self.leader else { return Ok(()) };
         if self.fetch.is_installing() {
             return Ok(()); // The log is about to start anew; the leader will ask again.
@@ -188,8 +188,8 @@ impl Raft {
             if slot <= self.log.last() {
                 self.truncate_from(slot);
             }
-            self.outbox.reserve(entries.len() - first_new);
-            entries.into_iter().skip(first_new).for_each(|entry| self.append_entry(entry));
+            entries.advance(first_new);
+            self.append_run(entries);
         }
         let matched = tail.max(self.committed.min(self.log.last()));
         if !append.quiet {
@@ -237,7 +237,11 @@ impl Raft {
         self.doubt(&removed);
         if self.members.truncate_from(slot) {
             let (at, config) = self.members.in_force().clone();
-            self.outbox.push(Effect::Membership { config, at, committed: self.members.is_settled() });
+            self.outbox.push(Effect::Membership {
+                config: config.into(),
+                at,
+                committed: self.members.is_settled(),
+            });
         }
     }
 
@@ -349,7 +353,13 @@ impl Raft {
         let promise_us = u64::try_from(self.promise_asked().as_micros()).unwrap_or(u64::MAX);
         for (to, peer) in &leader.peers {
             let beat = Beat { committed: self.committed.min(peer.matched).0, round, promise_us, sleep };
-            self.outbox.send(wire::message(self.id, *to, self.meta.term, Body::Beat(beat), Vec::new()));
+            self.outbox.send(wire::message(
+                self.id,
+                *to,
+                self.meta.term,
+                Body::Beat(beat),
+                Entries::default(),
+            ));
         }
     }
 

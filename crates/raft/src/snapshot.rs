@@ -15,8 +15,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fetch {
     Idle,
-    /// The host fetches one.
-    Asked,
+    /// The host fetches one, which this replica offered last.
+    Asked(ReplicaId),
     /// The host makes it the state. The log in memory starts after it already; nothing is appended meanwhile.
     Installing(Mark),
 }
@@ -33,21 +33,22 @@ impl Fetch {
 
 impl Raft {
     pub(crate) fn on_snapshot_offer(&mut self, from: ReplicaId, offer: SnapshotOffer) {
-        if self.fetch != Fetch::Idle {
+        // Whoever offers one while another is fetched may be needed yet: that one's source may be gone.
+        if self.fetch.is_installing() || self.fetch == Fetch::Asked(from) {
             return;
         }
         let at_least = Slot(offer.at_least);
-        if at_least <= self.committed {
+        if at_least <= self.committed && self.fetch.is_idle() {
             // An earlier one arrived after all, or the log caught up: the leader's can follow on.
             self.acknowledge = Some((from, self.committed));
             return;
         }
-        self.fetch = Fetch::Asked;
+        self.fetch = Fetch::Asked(from);
         self.outbox.push(Effect::FetchSnapshot { at_least, from: vec![from] });
     }
 
     pub(crate) fn on_snapshot_failed(&mut self) {
-        if self.fetch == Fetch::Asked {
+        if matches!(self.fetch, Fetch::Asked(_)) {
             self.fetch = Fetch::Idle;
         }
     }
@@ -97,13 +98,17 @@ impl Raft {
         self.members.reset(meta.slot, meta.config.clone(), kept);
         self.members.commit(self.committed);
         let (at, config) = self.members.in_force().clone();
-        self.outbox.push(Effect::Membership { config, at, committed: self.members.is_settled() });
+        self.outbox.push(Effect::Membership {
+            config: config.into(),
+            at,
+            committed: self.members.is_settled(),
+        });
         self.delivery_read = None;
         self.delivered = meta.slot;
         self.state = meta.clone();
         let mark = self.outbox.next_mark(self.ballot());
         self.fetch = Fetch::Installing(mark);
-        self.outbox.push(Effect::InstallSnapshot { mark, meta });
+        self.outbox.push(Effect::InstallSnapshot { mark, meta: meta.into() });
     }
 
     fn recount_uncommitted(&mut self) {

@@ -3,9 +3,8 @@
 //! A head is a protobuf message of at most [`HEAD_BYTES_MAX`] bytes. Fields may be added: a reader skips those that it does not
 //! know. `version` is the lowest version of reader that the sender believes can make sense of it.
 
-use bytes::Bytes;
-use conclave_consensus::{Ballot, Class, Entry, Kind, Message, ReplicaId, Slot};
-use prost::Message as _;
+use conclave_consensus::{Ballot, Class, Entries, Entry, Kind, Message, ReplicaId, Slot};
+use prost::{Message as _, encoding::decode_varint};
 
 /// Heads are a few dozen bytes; the rest is room for what later versions add.
 pub(crate) const HEAD_BYTES_MAX: usize = 1_024;
@@ -15,8 +14,13 @@ pub(crate) const TERM_MAX: u64 = 1 << 62;
 pub(crate) const PROMISE_US_MAX: u64 = 3_600_000_000;
 pub(crate) const SLOT_MAX: u64 = 1 << 62;
 const VERSION: u32 = 1;
+/// Room for the longest head that this version writes: two numbers, and a body of four.
+const WRITTEN_BYTES_MAX: usize = 64;
+/// How the bodies begin that are written and read by hand: number 7 and 8 of [`Body`], each with its length.
+const APPEND: u8 = 7 << 3 | 2;
+const APPEND_REPLY: u8 = 8 << 3 | 2;
 
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct Head {
     #[prost(uint32, tag = "1")]
     pub(crate) version: u32,
@@ -27,7 +31,7 @@ pub(crate) struct Head {
     pub(crate) body: Option<Body>,
 }
 
-#[derive(Clone, PartialEq, prost::Oneof)]
+#[derive(Clone, Copy, PartialEq, prost::Oneof)]
 pub(crate) enum Body {
     /// Would you vote for me in the next term? (Thesis, section 9.6.)
     #[prost(message, tag = "3")]
@@ -204,10 +208,103 @@ impl Body {
 }
 
 /// Writes a message.
-pub(crate) fn message(from: ReplicaId, to: ReplicaId, term: u64, body: Body, entries: Vec<Entry>) -> Message {
+pub(crate) fn message(from: ReplicaId, to: ReplicaId, term: u64, body: Body, entries: Entries) -> Message {
     let class = body.class();
-    let head = Head { version: VERSION, term, body: Some(body) };
-    Message { from, to, class, head: Bytes::from(head.encode_to_vec()), entries }
+    let mut out = Written { bytes: [0; WRITTEN_BYTES_MAX], len: 0 };
+    write(term, body, &mut out);
+    Message { from, to, class, head: out.bytes[..out.len].into(), entries }
+}
+
+/// A head as it is written.
+struct Written {
+    bytes: [u8; WRITTEN_BYTES_MAX],
+    len: usize,
+}
+
+impl Written {
+    fn put(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    /// Zero is not written.
+    fn put_field(&mut self, number: u8, mut value: u64) {
+        if value == 0 {
+            return;
+        }
+        self.put(number << 3);
+        while value >= 0x80 {
+            self.put(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.put(value as u8);
+    }
+}
+
+/// Writes a head. What is said for every entry is written, and [read](read_common), by hand: its bodies are four numbers.
+fn write(term: u64, body: Body, out: &mut Written) {
+    let (key, fields) = match body {
+        Body::Append(Append { prev_slot, prev_term, committed, quiet }) => {
+            (APPEND, [prev_slot, prev_term, committed, quiet.into()])
+        }
+        Body::AppendReply(AppendReply { slot, rejected, hint_slot, hint_term }) => {
+            (APPEND_REPLY, [slot, rejected.into(), hint_slot, hint_term])
+        }
+        body => {
+            let mut rest = &mut out.bytes[..];
+            Head { version: VERSION, term, body: Some(body) }.encode_raw(&mut rest);
+            out.len = WRITTEN_BYTES_MAX - rest.len();
+            return;
+        }
+    };
+    out.put_field(1, u64::from(VERSION));
+    out.put_field(2, term);
+    out.put(key);
+    out.put(0);
+    let start = out.len;
+    for (number, field) in (1..).zip(fields) {
+        out.put_field(number, field);
+    }
+    // Four fields of at most eleven bytes, so that a length of one byte is enough.
+    out.bytes[start - 1] = (out.len - start) as u8;
+}
+
+/// The head of one of those two, if it is as [`write`] leaves it. `None` for any other, with more fields than this version knows say, which is
+/// for [`Head`] to read.
+fn read_common(mut bytes: &[u8]) -> Option<Head> {
+    let version = u32::try_from(take_field(1, &mut bytes)?).ok()?;
+    let term = take_field(2, &mut bytes)?;
+    let [key, len, body @ ..] = bytes else { return None };
+    if !matches!(*key, APPEND | APPEND_REPLY) || usize::from(*len) != body.len() {
+        return None;
+    }
+    let mut rest = body;
+    let mut fields = [0; 4];
+    for (number, field) in (1..).zip(&mut fields) {
+        *field = take_field(number, &mut rest)?;
+    }
+    if !rest.is_empty() {
+        return None;
+    }
+    let [first, second, third, fourth] = fields;
+    let body = if *key == APPEND {
+        Body::Append(Append { prev_slot: first, prev_term: second, committed: third, quiet: fourth != 0 })
+    } else {
+        let rejected = second != 0;
+        Body::AppendReply(AppendReply { slot: first, rejected, hint_slot: third, hint_term: fourth })
+    };
+    Some(Head { version, term, body: Some(body) })
+}
+
+/// The field, if it comes next; zero, which is not written, if it does not.
+fn take_field(number: u8, bytes: &mut &[u8]) -> Option<u64> {
+    match bytes {
+        [key, rest @ ..] if *key == number << 3 => {
+            *bytes = rest;
+            decode_varint(bytes).ok()
+        }
+        _ => Some(0),
+    }
 }
 
 /// Reads a head and judges everything that can be judged without the replica's state.
@@ -215,7 +312,10 @@ pub(crate) fn decode(message: &Message) -> Result<(u64, Body), &'static str> {
     if message.head.len() > HEAD_BYTES_MAX {
         return Err("head is too long");
     }
-    let head = Head::decode(message.head.as_ref()).map_err(|_| "head cannot be decoded")?;
+    let head = match read_common(&message.head) {
+        Some(head) => head,
+        None => Head::decode(&message.head[..]).map_err(|_| "head cannot be decoded")?,
+    };
     if head.version != VERSION {
         return Err("unknown version");
     }
@@ -269,4 +369,73 @@ fn check_entries(term: u64, append: &Append, entries: &[Entry]) -> Result<(), &'
         ballot = entry.ballot;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each kind of body, its fields as small, as ordinary and as large as can be.
+    fn bodies() -> Vec<Body> {
+        let mut all = vec![Body::TimeoutNow(TimeoutNow {}), Body::Stale(Stale {})];
+        for (number, yes) in [(0, false), (1, true), (300, false), (u64::MAX, true)] {
+            let priority = u32::try_from(number).unwrap_or(u32::MAX);
+            all.extend([
+                Body::PreVote(Candidacy { last_slot: number, last_term: number, transfer: yes }),
+                Body::PreVoteReply(VoteReply { granted: yes, asked_in: number }),
+                Body::Vote(Candidacy { last_slot: number, last_term: number, transfer: yes }),
+                Body::VoteReply(VoteReply { granted: yes, asked_in: number }),
+                Body::Append(Append { prev_slot: number, prev_term: number, committed: number, quiet: yes }),
+                Body::Append(Append { prev_slot: 7, committed: number, ..Append::default() }),
+                Body::AppendReply(AppendReply {
+                    slot: number,
+                    rejected: yes,
+                    hint_slot: number,
+                    hint_term: number,
+                }),
+                Body::AppendReply(AppendReply { slot: number, ..AppendReply::default() }),
+                Body::Beat(Beat { committed: number, round: number, promise_us: number, sleep: yes }),
+                Body::BeatReply(BeatReply { round: number, priority, asleep: yes }),
+                Body::SnapshotOffer(SnapshotOffer { at_least: number }),
+                Body::ReadAsk(ReadAsk { life: number, context: number }),
+                Body::ReadReply(ReadReply { life: number, context: number, at: number, refused: yes }),
+            ]);
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_written_by_hand_is_what_the_derived_message_writes_and_reads_back() {
+        for body in bodies() {
+            for term in [0, 1, 300, u64::MAX] {
+                let head = Head { version: VERSION, term, body: Some(body) };
+                let message = message(ReplicaId(1), ReplicaId(2), term, body, Entries::default());
+                assert_eq!(message.head[..], head.encode_to_vec()[..], "{head:?}");
+                let common = matches!(body, Body::Append(_) | Body::AppendReply(_));
+                assert_eq!(read_common(&message.head), common.then_some(head));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_read_by_hand_is_what_the_derived_message_reads() {
+        let whole = [0x08, 1, 0x10, 5, 0x3a, 9, 0x08, 0x85, 1, 0x10, 4, 0x18, 3, 0x20];
+        let mut cases =
+            vec![[&whole[..], &[1]].concat(), [&whole[..], &[2]].concat(), vec![0x08, 1, 0x42, 0]];
+        for (place, byte) in
+            (0..cases[0].len()).flat_map(|place| (0..=u8::MAX).map(move |byte| (place, byte)))
+        {
+            let mut changed = cases[0].clone();
+            changed[place] = byte;
+            cases.push(changed.clone());
+            cases.push(changed[..place].to_vec());
+        }
+        let by_hand = cases.iter().filter_map(|bytes| Some((bytes, read_common(bytes)?)));
+        let mut count = 0;
+        for (bytes, head) in by_hand {
+            assert_eq!(Head::decode(&bytes[..]), Ok(head), "{bytes:?}");
+            count += 1;
+        }
+        assert!(count > 500, "only {count} were read by hand");
+    }
 }

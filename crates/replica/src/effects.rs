@@ -1,13 +1,12 @@
 //! What a host is stepped with and what it wants done.
 
-use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Config, Entry, GroupId, LogOp, LogReadId, LogSlice, Mark, MembershipChange, NodeId, Proposal,
+    Ballot, Config, Entries, GroupId, LogOp, LogReadId, LogSlice, Mark, MembershipChange, NodeId, Proposal,
     ProposalId, ReadError, ReadId, Slot, SlotRange, SnapshotMeta,
 };
-use conclave_transport::Packet;
+use conclave_transport::{Packet, SnapshotPrefix};
 
-use crate::ReconfigureError;
+use crate::{ArrivedPiece, PieceRequest, ReconfigureError};
 
 /// What a host is stepped with.
 #[derive(Debug)]
@@ -84,12 +83,23 @@ pub enum HostInput {
         /// Which.
         meta: SnapshotMeta,
     },
-    /// A snapshot's piece was stored and the next may come.
+    /// A snapshot's piece was stored, and there is room for another.
     PieceStored {
         /// Of which group.
         group: GroupId,
         /// Which fetch.
         fetch: u64,
+        /// What is stored with it.
+        have: SnapshotPrefix,
+    },
+    /// A piece does not continue what is stored, and was thrown away.
+    PieceStrange {
+        /// Of which group.
+        group: GroupId,
+        /// Which fetch.
+        fetch: u64,
+        /// Which piece.
+        piece: u64,
     },
     /// The last piece was stored and the state sealed.
     SnapshotStored {
@@ -100,7 +110,7 @@ pub enum HostInput {
         /// The state, its generation filled in.
         meta: SnapshotMeta,
     },
-    /// A piece could not be stored, or was no piece.
+    /// A piece could not be stored, or was no piece: nothing is left of what was.
     SnapshotBroken {
         /// Of which group.
         group: GroupId,
@@ -153,7 +163,7 @@ pub enum HostEffect {
         /// To which group.
         group: GroupId,
         /// Contiguous.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// Make `Reset(meta)` durable in the log, then have the state machine switch, then step with `Installed`.
     Install {
@@ -196,33 +206,29 @@ pub enum HostEffect {
         /// Why.
         why: ReadError,
     },
-    /// Store a piece of an arriving snapshot and step with `PieceStored`, `SnapshotStored` (if it was the last) or `SnapshotBroken`.
+    /// Store a piece of an arriving snapshot, after those given before, and step with `PieceStored`, `SnapshotStored` (if it was the last),
+    /// `PieceStrange` or `SnapshotBroken`: [`SnapshotReceiver`](crate::SnapshotReceiver) does.
     StorePiece {
         /// Whose snapshot.
         group: GroupId,
-        /// Which fetch; a new one begins with piece 0 and throws away what an older one stored.
-        fetch: u64,
-        /// Which piece.
-        piece: u64,
-        /// The state generation to build.
-        generation: u64,
         /// The piece.
-        body: Bytes,
-        /// Whether it is the last.
-        last: bool,
+        piece: ArrivedPiece,
     },
-    /// Send a piece of the group's last checkpoint to a node that asks for it.
+    /// Drop what a fetch has stored: nobody goes on with it.
+    ForgetFetch {
+        /// Whose.
+        group: GroupId,
+        /// Which.
+        fetch: u64,
+    },
+    /// Send a piece of the group's last checkpoint to a node that asks for it: [`SnapshotServer`](crate::SnapshotServer) has it.
     ServePiece {
         /// To which node.
         to: NodeId,
         /// Whose snapshot.
         group: GroupId,
-        /// The asker's name for its fetch.
-        fetch: u64,
-        /// It must contain this slot.
-        at_least: Slot,
-        /// Which piece.
-        piece: u64,
+        /// What it asks.
+        request: PieceRequest,
     },
     /// Leadership of a group changed, as known here.
     Role {

@@ -21,10 +21,12 @@ mod applier;
 mod boot;
 mod change;
 mod effects;
+mod groups;
 mod host;
 mod shell;
+mod snapshot;
 
-pub use applier::{Applier, CheckpointPolicy, SnapshotServer};
+pub use applier::{Applier, CheckpointPolicy};
 pub use boot::{BootError, HostRecord, begin_epoch, boot_group};
 pub use change::ReconfigureError;
 pub use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateMachine};
@@ -34,3 +36,4 @@ pub use shell::{
     Answerer, BarrierError, Fatal, GroupSetup, Handle, Prepared, Responder, Role, Shell, ShellConfig,
     ShellObserver, boot_time,
 };
+pub use snapshot::{ArrivedPiece, PieceRequest, Served, SnapshotReceiver, SnapshotServer};

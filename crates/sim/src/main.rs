@@ -15,7 +15,7 @@ use std::{
 };
 
 use conclave_sim::{
-    clock::SECOND,
+    clock::{SECOND, SimTime},
     run::{Plan, Report, run, run_twice},
     world::Counters,
 };
@@ -23,10 +23,11 @@ use conclave_sim::{
 const USAGE: &str = "\
 Runs a simulated cluster under faults, seed by seed, and checks everything it did.
 
-Usage: conclave-sim --seeds A..B [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm]
-                    [--lease-bound-ppm N] [--verbose]
+Usage: conclave-sim --seeds A..B [--hours N] [--seconds N] [--once] [--threads N] [--mutant NAME] [--calm]
+                    [--lease-bound-ppm N] [--brief | --verbose]
 
   --seeds A..B    the seeds A up to, not including, B; or a single one
+  --hours N       stop after so many simulated hours, if the seeds last so long
   --seconds N     simulated seconds of faults a seed (default 60)
   --calm          no faults, and only what clients saw is judged: what even a mutant must pass
   --lease-bound-ppm N
@@ -35,18 +36,32 @@ Usage: conclave-sim --seeds A..B [--seconds N] [--once] [--threads N] [--mutant 
   --threads N     run so many seeds at a time (default 1)
   --mutant NAME   put a bug in (in a build with the feature `mutants`) and stop at the first seed in which it is seen
   --mutants       list the bugs that can be put in
+  --brief         say nothing of a seed unless it is violated, and what all came to now and then
   --verbose       print the seed's options and every event
 Exit code 1 if anything was violated.";
 
+/// A brief run says after so many seeds what they came to.
+const SEEDS_A_WORD: u64 = 2_000;
+
 struct Arguments {
     seeds: Range<u64>,
+    /// Simulated, at most.
+    limit: SimTime,
     once: bool,
+    brief: bool,
     threads: NonZeroUsize,
     plan: Plan,
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut parsed = Arguments { seeds: 0..0, once: false, threads: NonZeroUsize::MIN, plan: Plan::of(0) };
+    let mut parsed = Arguments {
+        seeds: 0..0,
+        limit: SimTime::MAX,
+        once: false,
+        brief: false,
+        threads: NonZeroUsize::MIN,
+        plan: Plan::of(0),
+    };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
@@ -59,6 +74,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 let seconds: u64 = value()?.parse().map_err(|_| "--seconds wants a number")?;
                 parsed.plan.duration = seconds * SECOND;
             }
+            "--hours" => {
+                let hours: u64 = value()?.parse().map_err(|_| "--hours wants a number")?;
+                parsed.limit = hours.saturating_mul(3600 * SECOND);
+            }
             "--threads" => {
                 parsed.threads = value()?.parse().map_err(|_| "--threads wants a number, not 0")?;
             }
@@ -69,6 +88,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 parsed.plan.lease_bound_ppm = Some(bound);
             }
             "--once" => parsed.once = true,
+            "--brief" => parsed.brief = true,
             "--verbose" => parsed.plan.print = true,
             other => return Err(format!("unknown argument {other}")),
         }
@@ -127,7 +147,7 @@ fn main() -> ExitCode {
 struct Total {
     counters: Counters,
     /// Simulated, each seed counted once.
-    simulated: u64,
+    simulated: SimTime,
     seeds: u64,
     failed: u64,
 }
@@ -135,6 +155,7 @@ struct Total {
 /// Runs the seeds, several at a time, and prints what each came to in their order. Says the same for any number of threads.
 fn run_all(arguments: &Arguments) -> Total {
     let began = Instant::now();
+    let times = if arguments.once { 1 } else { 2 };
     let (next, end) = (AtomicU64::new(arguments.seeds.start), arguments.seeds.end);
     let (done, reports) = mpsc::channel();
     let mut total = Total::default();
@@ -160,15 +181,18 @@ fn run_all(arguments: &Arguments) -> Total {
             early.insert(plan.seed, (plan, report));
             while let Some((plan, report)) = early.remove(&due) {
                 due += 1;
-                total.take(&plan, &report);
-                if total.failed > 0 && stops_at_the_first(&plan) {
+                total.take(&plan, &report, arguments.brief);
+                if arguments.brief && total.seeds % SEEDS_A_WORD == 0 {
+                    total.say(began.elapsed().as_secs_f64(), times);
+                }
+                if (total.failed > 0 && stops_at_the_first(&plan)) || total.simulated >= arguments.limit {
                     next.store(end, Ordering::Relaxed);
                     return;
                 }
             }
         }
     });
-    total.say(began.elapsed().as_secs_f64(), if arguments.once { 1 } else { 2 });
+    total.say(began.elapsed().as_secs_f64(), times);
     total
 }
 
@@ -184,11 +208,13 @@ fn stops_at_the_first(plan: &Plan) -> bool {
 }
 
 impl Total {
-    fn take(&mut self, plan: &Plan, report: &Report) {
+    fn take(&mut self, plan: &Plan, report: &Report, brief: bool) {
         self.seeds += 1;
         self.simulated += report.simulated;
         self.counters.add(&report.counters);
-        println!("seed {}: {}, trace {:016x}", plan.seed, line(&report.counters), report.trace);
+        if !brief || report.violation.is_some() {
+            println!("seed {}: {}, trace {:016x}", plan.seed, line(&report.counters), report.trace);
+        }
         if let Some(violation) = &report.violation {
             self.failed += 1;
             let after = report.simulated / (SECOND / 1000);
@@ -223,7 +249,7 @@ fn line(c: &Counters) -> String {
     format!(
         "{} operations ({} answered, {} refused, {} unknown), {} entries, {} faults \
          ({} crashes, {} of them inside a disk operation, {} blackouts, {} kills, {} partitions, {} pauses, {} jumps, {} transfers, \
-         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots, {} membership changes asked, {} configurations chosen, {} nodes wiped",
+         {} of disks), {} damaged logs found, {} nodes lost, {} elections, {} checkpoints, {} snapshots ({} transfers resumed, {} begun anew), {} membership changes asked, {} configurations chosen, {} nodes wiped, {} naps",
         c.operations(),
         c.answered,
         c.refused,
@@ -244,8 +270,11 @@ fn line(c: &Counters) -> String {
         c.elections,
         c.checkpoints,
         c.snapshots,
+        c.resumed,
+        c.begun_anew,
         c.changes,
         c.memberships,
-        c.retired
+        c.retired,
+        c.naps
     )
 }

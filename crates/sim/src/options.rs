@@ -140,6 +140,31 @@ pub struct LoadOptions {
     pub keys_for: SimTime,
     /// Weights of put, delete, swap, put of several, compaction, read.
     pub weights: [u64; 6],
+    /// So long nobody asks anything, again and again; 0 is never.
+    pub lull: SimTime,
+    /// How long there is work between two lulls.
+    pub lull_after: SimTime,
+}
+
+impl LoadOptions {
+    /// When a client that has something to ask at `at` asks it: after the lull, if it falls into one.
+    pub(crate) fn awake(&self, at: SimTime) -> SimTime {
+        if self.lull == 0 {
+            return at;
+        }
+        let period = self.lull_after + self.lull;
+        let phase = at % period;
+        if phase < self.lull_after { at } else { at - phase + period + (phase - self.lull_after) / 16 }
+    }
+}
+
+/// Nodes that say once for their groups that they live, and groups that sleep by it when nothing is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SleepOptions {
+    /// How often a node says it.
+    pub alive_every: Duration,
+    /// For how long it is believed.
+    pub alive_for: Duration,
 }
 
 /// Everything that a seed decides beforehand.
@@ -153,6 +178,8 @@ pub struct Options {
     pub voters: u64,
     /// The bound on the drift of clocks that leaders rely on to read under a lease; `None` if they keep none.
     pub lease_drift_ppm: Option<u32>,
+    /// Whether groups sleep, and by what.
+    pub sleep: Option<SleepOptions>,
     /// How long the phase of faults lasts.
     pub duration: SimTime,
     /// Heartbeats and elections.
@@ -209,6 +236,7 @@ impl Options {
             members: nodes,
             voters,
             lease_drift_ppm: None,
+            sleep: None,
             duration,
             timing,
             network: NetworkOptions::draw(rng),
@@ -220,6 +248,7 @@ impl Options {
         let mut apart = Rng::new(!rng.clone().bits());
         options.draw_changes(&mut apart);
         options.draw_leases(&mut apart);
+        options.draw_sleep(&mut apart);
         options
     }
 
@@ -246,6 +275,20 @@ impl Options {
         self.faults.jump_every = 0;
         self.faults.partition_every = 2 * SECOND;
         self.lease_drift_ppm = u32::try_from(drift_ppm).ok();
+    }
+
+    /// A group sleeps only where nobody asks anything for a while.
+    fn draw_sleep(&mut self, rng: &mut Rng) {
+        if rng.chance(250_000) {
+            let alive_for = self.timing.election / rng.between(1, 2) as u32;
+            let alive_every = alive_for / rng.between(3, 8) as u32;
+            self.sleep = Some(SleepOptions { alive_every, alive_for });
+            self.load.lull_after = rng.between(SECOND, 5 * SECOND);
+            self.load.lull = rng.between(SECOND, 4 * SECOND);
+            // As many operations as without.
+            self.load.think =
+                self.load.think * self.load.lull_after / (self.load.lull_after + self.load.lull);
+        }
     }
 }
 
@@ -392,7 +435,7 @@ impl NodeOptions {
             trailing: *rng.pick(&[0, 0, 4, 32, 200]),
             trailing_for_live: *rng.pick(&[400, 4_000]),
             segment_bytes: *rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
-            piece_bytes: *rng.pick(&[2 << 10, 16 << 10, 1 << 20]),
+            piece_bytes: *rng.pick(&[256, 2 << 10, 16 << 10, 1 << 20]),
             inflight_messages_max: *rng.pick(&[1, 4, 256]),
             apply_window_entries: *rng.pick(&[4, 64, 16_384]),
             cache_kept_bytes: *rng.pick(&[0, 4 << 10, 1 << 20]),
@@ -419,6 +462,8 @@ impl LoadOptions {
                 rng.between(0, 2),
                 rng.between(5, 40),
             ],
+            lull: 0,
+            lull_after: 0,
         }
     }
 }
@@ -433,5 +478,16 @@ mod tests {
         assert_eq!(draw(5), draw(5));
         let partitions = (0..64).filter(|seed| draw(*seed).faults.partition_every > 0).count();
         assert!((16..48).contains(&partitions), "about half of the seeds cut links, {partitions} of 64 do");
+        let sleepers = (0..64).filter(|seed| draw(*seed).sleep.is_some()).count();
+        assert!((8..28).contains(&sleepers), "about a quarter of the seeds sleep, {sleepers} of 64 do");
+    }
+
+    #[test]
+    fn nobody_asks_in_a_lull_and_not_all_at_once_after_it() {
+        let mut load = LoadOptions::draw(&mut Rng::new(1));
+        assert_eq!(load.awake(1234), 1234);
+        (load.lull_after, load.lull) = (100, 160);
+        let asked: Vec<u64> = [0, 99, 100, 116, 259, 260].map(|at| load.awake(at)).into();
+        assert_eq!(asked, [0, 99, 260, 261, 269, 260]);
     }
 }

@@ -115,18 +115,15 @@ impl Log {
 
     fn step(&mut self) -> Result<(), Failure> {
         let end = self.slot + self.entries;
-        let mut ops: Vec<LogOp> = (self.slot..end)
-            .map(|slot| {
-                LogOp::Put(Entry {
-                    slot: Slot(slot),
-                    ballot: Ballot::term(1),
-                    kind: Kind::Command,
-                    id: ProposalId { node: NodeId(1), sequence: slot },
-                    payload: self.payload.clone(),
-                })
-            })
-            .collect();
-        ops.push(LogOp::CutBelow(Slot(end.saturating_sub(KEPT_BATCHES * self.entries))));
+        let entry = |slot| Entry {
+            slot: Slot(slot),
+            ballot: Ballot::term(1),
+            kind: Kind::Command,
+            id: ProposalId { node: NodeId(1), sequence: slot },
+            payload: self.payload.clone(),
+        };
+        let puts = LogOp::Put((self.slot..end).map(entry).collect());
+        let ops = vec![puts, LogOp::CutBelow(Slot(end.saturating_sub(KEPT_BATCHES * self.entries)))];
         self.log.append(&[(GroupId(1), ops)])?;
         self.log.sync()?;
         self.slot = end;

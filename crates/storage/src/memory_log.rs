@@ -36,9 +36,9 @@ impl Group {
     fn apply(&mut self, op: &LogOp) {
         match op {
             LogOp::Meta(meta) => self.meta = bytes::Bytes::copy_from_slice(meta),
-            LogOp::Put(entry) if entry.slot < self.first => {}
-            LogOp::Put(entry) => {
-                self.entries.insert(entry.slot, entry.clone());
+            LogOp::Put(entries) => {
+                let kept = entries.iter().filter(|entry| entry.slot >= self.first);
+                self.entries.extend(kept.map(|entry| (entry.slot, entry.clone())));
             }
             LogOp::TruncateFrom(slot) => {
                 self.entries.split_off(slot);

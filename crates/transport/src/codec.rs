@@ -10,7 +10,8 @@
 //! agreed on when the connection was made; a reader understands every version.
 //!
 //! Encoding copies a payload shorter than [`INLINE_BYTES_MAX`] once, beside its head, and a longer one never: the
-//! [`Encoder`] is a [`Buf`] of many chunks for a vectored write. Decoding copies nothing.
+//! [`Encoder`] is a [`Buf`] of many chunks for a vectored write. Decoding copies the payloads of a frame at once where they are as short
+//! together, so that a few bytes keep no buffer alive, and the buffer can be read into again; else they share it.
 
 use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
@@ -19,8 +20,9 @@ use conclave_consensus::{Epoch, GroupId, NodeId, Outcome, Proposal, ProposalId};
 use prost::Message as _;
 
 use crate::{
-    Packet, VERSION_MAX,
+    Packet, SnapshotPrefix, VERSION_MAX,
     consensus::{self, HeadReader, payload_len},
+    elements,
     wire::{AliveHead, CallHead, ForwardHead, PieceHead, ProposalHead, PullHead, RefusedHead},
 };
 
@@ -28,13 +30,17 @@ use crate::{
 pub const HEADER_BYTES: usize = 16;
 /// The longest head: bounds what decoding one can allocate.
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
-/// Payloads up to this length are copied beside their head, longer ones are written from where they lie.
+/// What an entry, proposal or id counts for at least in the length of a frame, however few bytes it takes: about as much as it takes in memory. It
+/// is less than what engines reckon with, so that what they keep within a frame's length is within its number of elements.
+pub const ELEMENT_BYTES_MIN: usize = 64;
+/// Payloads up to this length are copied beside their head, longer ones are written from where they lie; and a frame's payloads up to this
+/// length together are copied out of the buffer they came in, longer ones share it.
 pub const INLINE_BYTES_MAX: usize = 4 << 10;
 
-const CONSENSUS: u8 = 1;
+pub(crate) const CONSENSUS: u8 = 1;
 const ALIVE: u8 = 2;
-const FORWARD: u8 = 3;
-const REFUSED: u8 = 4;
+pub(crate) const FORWARD: u8 = 3;
+pub(crate) const REFUSED: u8 = 4;
 const REQUEST: u8 = 5;
 const RESPONSE: u8 = 6;
 const SNAPSHOT_PULL: u8 = 7;
@@ -46,7 +52,7 @@ const SNAPSHOT_PIECE: u8 = 8;
     "packet of {length} bytes with a head of {head_len} is longer than a frame may be ({max}, {HEAD_BYTES_MAX})"
 )]
 pub struct TooLong {
-    /// What would follow the header.
+    /// What would follow the header, each element counted as [`ELEMENT_BYTES_MIN`] at least.
     pub length: usize,
     /// How much of it is head.
     pub head_len: usize,
@@ -68,6 +74,12 @@ pub enum FrameError {
     /// A header that no encoder writes.
     #[error("frame header is malformed")]
     Header,
+    /// A head with more elements than a frame has room for.
+    #[error("frame has more than {max} elements")]
+    TooMany {
+        /// The bound.
+        max: usize,
+    },
     /// The checksum does not fit.
     #[error("frame checksum does not match")]
     Checksum,
@@ -142,7 +154,7 @@ impl Encoder {
                 let (version, group) = (self.version, *group);
                 let head = |out: &mut Vec<u8>| consensus::write(version, group, message, out);
                 let payloads = message.entries.iter().map(|entry| &entry.payload);
-                self.frame_of(CONSENSUS, head, payloads, frame_bytes_max)
+                self.frame_of(CONSENSUS, head, message.entries.len(), payloads, frame_bytes_max)
             }
             Packet::Alive { epoch } => self.frame(ALIVE, &AliveHead { epoch: epoch.0 }, &[], frame_bytes_max),
             Packet::Forward { group, batch } => self.push_forward(*group, batch, frame_bytes_max),
@@ -154,7 +166,8 @@ impl Encoder {
                 });
                 let outcome = outcome_code(*outcome);
                 let head = RefusedHead { group: group.0, ids: ids.collect(), outcome, busy: *busy };
-                self.frame(REFUSED, &head, &[], frame_bytes_max)
+                let write = |out: &mut Vec<u8>| head.encode_raw(out);
+                self.frame_of(REFUSED, write, head.ids.len(), [].into_iter(), frame_bytes_max)
             }
             Packet::Request { id, body } => {
                 self.frame(REQUEST, &CallHead { id: *id }, &[body], frame_bytes_max)
@@ -162,12 +175,31 @@ impl Encoder {
             Packet::Response { id, body } => {
                 self.frame(RESPONSE, &CallHead { id: *id }, &[body], frame_bytes_max)
             }
-            Packet::SnapshotPull { group, fetch, at_least, piece } => {
-                let head = PullHead { group: group.0, fetch: *fetch, at_least: *at_least, piece: *piece };
+            Packet::SnapshotPull { group, fetch, at_least, piece, have } => {
+                let (have_digest_high, have_digest_low) = halves(have.digest);
+                let head = PullHead {
+                    group: group.0,
+                    fetch: *fetch,
+                    at_least: *at_least,
+                    piece: *piece,
+                    have_slot: have.slot,
+                    have_pieces: have.pieces,
+                    have_digest_high,
+                    have_digest_low,
+                };
                 self.frame(SNAPSHOT_PULL, &head, &[], frame_bytes_max)
             }
-            Packet::SnapshotPiece { group, fetch, piece, body, last } => {
-                let head = PieceHead { group: group.0, fetch: *fetch, piece: *piece, last: *last };
+            Packet::SnapshotPiece { group, fetch, after, body, last } => {
+                let (digest_high, digest_low) = halves(after.digest);
+                let head = PieceHead {
+                    group: group.0,
+                    fetch: *fetch,
+                    piece: after.pieces,
+                    last: *last,
+                    slot: after.slot,
+                    digest_high,
+                    digest_low,
+                };
                 self.frame(SNAPSHOT_PIECE, &head, &[body], frame_bytes_max)
             }
         }
@@ -183,7 +215,7 @@ impl Encoder {
             payload_len: payload_len(&proposal.payload),
         }));
         let payloads = batch.iter().map(|proposal| &proposal.payload);
-        let result = self.frame_of(FORWARD, |out| head.encode_raw(out), payloads, max);
+        let result = self.frame_of(FORWARD, |out| head.encode_raw(out), batch.len(), payloads, max);
         head.batch.shrink_to(1024);
         self.forward = head;
         result
@@ -196,13 +228,14 @@ impl Encoder {
         payloads: &[&Bytes],
         max: usize,
     ) -> Result<(), TooLong> {
-        self.frame_of(kind, |out| head.encode_raw(out), payloads.iter().copied(), max)
+        self.frame_of(kind, |out| head.encode_raw(out), 0, payloads.iter().copied(), max)
     }
 
     fn frame_of<'a>(
         &mut self,
         kind: u8,
         head: impl FnOnce(&mut Vec<u8>),
+        elements: usize,
         payloads: impl Iterator<Item = &'a Bytes> + Clone,
         max: usize,
     ) -> Result<(), TooLong> {
@@ -212,9 +245,10 @@ impl Encoder {
         let head_len = self.inline.len() - start - HEADER_BYTES;
         let length = head_len + payloads.clone().map(Bytes::len).sum::<usize>();
         let max = max.min(u32::MAX as usize);
-        if length > max || head_len > HEAD_BYTES_MAX {
+        let counted = length.max(elements.saturating_mul(ELEMENT_BYTES_MIN));
+        if counted > max || head_len > HEAD_BYTES_MAX {
             self.inline.truncate(start);
-            return Err(TooLong { length, head_len, max });
+            return Err(TooLong { length: counted, head_len, max });
         }
         let header = &mut self.inline[start..start + HEADER_BYTES];
         header[4..8].copy_from_slice(&(length as u32).to_le_bytes());
@@ -339,12 +373,16 @@ impl Decoder {
     /// # Errors
     /// Bytes that are no frames. Packets before them have been added; the rest of the stream is worthless.
     pub fn decode(&mut self, buffer: &mut BytesMut, packets: &mut Vec<Packet>) -> Result<usize, FrameError> {
-        let (mut whole, mut broken) = (0, None);
+        let (mut whole, mut frames, mut shared, mut broken) = (0, 0, false, None);
         let missing = loop {
             let rest = &buffer[whole..];
             let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { break HEADER_BYTES - rest.len() };
             match self.frame_len(header) {
-                Ok(len) if rest.len() >= len => whole += len,
+                Ok(len) if rest.len() >= len => {
+                    whole += len;
+                    frames += 1;
+                    shared |= payloads_len(header) > INLINE_BYTES_MAX;
+                }
                 Ok(len) => break len - rest.len(),
                 Err(error) => {
                     broken = Some(error);
@@ -352,16 +390,26 @@ impl Decoder {
                 }
             }
         };
-        if whole > 0 {
+        packets.reserve(frames);
+        if shared {
             let run = buffer.split_to(whole).freeze();
-            let mut start = 0;
-            while let Some(header) = run[start..].first_chunk::<HEADER_BYTES>() {
-                let end = start + self.frame_len(header)?;
-                packets.extend(self.frame(&run, start..end)?);
-                start = end;
-            }
+            self.frames(&run, &run, packets)?;
+        } else {
+            // Nothing of these bytes is kept, so the buffer stays whole.
+            self.frames(&Bytes::new(), &buffer[..whole], packets)?;
+            buffer.advance(whole);
         }
         broken.map_or(Ok(missing), Err)
+    }
+
+    /// Reads whole frames; `run` shares their bytes, where they have payloads to share.
+    fn frames(&mut self, run: &Bytes, mut bytes: &[u8], packets: &mut Vec<Packet>) -> Result<(), FrameError> {
+        while let Some(header) = bytes.first_chunk::<HEADER_BYTES>() {
+            let (frame, rest) = bytes.split_at(self.frame_len(header)?);
+            self.frame(run, frame, packets)?;
+            bytes = rest;
+        }
+        Ok(())
     }
 
     fn frame_len(&self, header: &[u8; HEADER_BYTES]) -> Result<usize, FrameError> {
@@ -379,23 +427,24 @@ impl Decoder {
         Ok(HEADER_BYTES + length)
     }
 
-    /// Reads the frame that lies there in `run`.
-    fn frame(&mut self, run: &Bytes, at: Range<usize>) -> Result<Option<Packet>, FrameError> {
-        let frame = &run[at.clone()];
-        let mut header = &frame[..HEADER_BYTES];
+    /// Reads a frame. Long payloads share the bytes of `run`.
+    fn frame(&mut self, run: &Bytes, frame: &[u8], packets: &mut Vec<Packet>) -> Result<(), FrameError> {
+        let (mut header, content) = frame.split_at(HEADER_BYTES);
         if header.get_u32_le() != crc32fast::hash(&frame[4..]) {
             return Err(FrameError::Checksum);
         }
         let _length = header.get_u32_le();
         let head_len = header.get_u32_le() as usize;
         let kind = header.get_u8();
-        let head = at.start + HEADER_BYTES..at.start + HEADER_BYTES + head_len;
-        let payloads = head.end..at.end;
-        if kind == CONSENSUS {
-            return self.consensus.read(run, head, payloads).map(Some);
-        }
-        let (head, mut payloads) = (run.slice(head), run.slice(payloads));
+        let (head, payloads) = content.split_at(head_len);
+        elements::check(kind, head, self.frame_bytes_max / ELEMENT_BYTES_MIN)?;
+        let mut payloads = if payloads.len() > INLINE_BYTES_MAX {
+            run.slice_ref(payloads)
+        } else {
+            Bytes::copy_from_slice(payloads)
+        };
         let packet = match kind {
+            CONSENSUS => self.consensus.read(head, &mut payloads)?,
             ALIVE => Packet::Alive { epoch: Epoch(AliveHead::decode(head)?.epoch) },
             FORWARD => self.forward(head, &mut payloads)?,
             REFUSED => refused(head)?,
@@ -406,40 +455,55 @@ impl Decoder {
                 Packet::Response { id: CallHead::decode(head)?.id, body: std::mem::take(&mut payloads) }
             }
             SNAPSHOT_PULL => {
-                let PullHead { group, fetch, at_least, piece } = PullHead::decode(head)?;
-                Packet::SnapshotPull { group: GroupId(group), fetch, at_least, piece }
+                let head = PullHead::decode(head)?;
+                let PullHead { group, fetch, at_least, piece, .. } = head;
+                let have = SnapshotPrefix {
+                    slot: head.have_slot,
+                    pieces: head.have_pieces,
+                    digest: whole(head.have_digest_high, head.have_digest_low),
+                };
+                Packet::SnapshotPull { group: GroupId(group), fetch, at_least, piece, have }
             }
             SNAPSHOT_PIECE => {
-                let PieceHead { group, fetch, piece, last } = PieceHead::decode(head)?;
+                let PieceHead { group, fetch, piece, last, slot, digest_high, digest_low } =
+                    PieceHead::decode(head)?;
                 let body = std::mem::take(&mut payloads);
-                Packet::SnapshotPiece { group: GroupId(group), fetch, piece, body, last }
+                let after = SnapshotPrefix { slot, pieces: piece, digest: whole(digest_high, digest_low) };
+                Packet::SnapshotPiece { group: GroupId(group), fetch, after, body, last }
             }
             _ => {
                 self.unknown += 1;
-                return Ok(None);
+                return Ok(());
             }
         };
         if !payloads.is_empty() {
             return Err(FrameError::Malformed("bytes behind the last payload"));
         }
-        Ok(Some(packet))
+        packets.push(packet);
+        Ok(())
     }
 
-    fn forward(&mut self, bytes: Bytes, payloads: &mut Bytes) -> Result<Packet, FrameError> {
+    fn forward(&mut self, bytes: &[u8], payloads: &mut Bytes) -> Result<Packet, FrameError> {
         let head = &mut self.forward;
         head.clear();
         head.merge(bytes)?;
         let mut batch = Vec::with_capacity(head.batch.len());
         for proposal in &head.batch {
             let id = ProposalId { node: NodeId(proposal.node), sequence: proposal.sequence };
-            batch.push(Proposal { id, payload: take_payload(payloads, proposal.payload_len)? });
+            batch.push(Proposal { id, payload: take_payload(payloads, u64::from(proposal.payload_len))? });
         }
         head.batch.shrink_to(1024);
         Ok(Packet::Forward { group: GroupId(head.group), batch })
     }
 }
 
-fn refused(head: Bytes) -> Result<Packet, FrameError> {
+/// What a header that was found sound says of payloads.
+fn payloads_len(header: &[u8; HEADER_BYTES]) -> usize {
+    let mut fields = &header[4..];
+    (fields.get_u32_le() - fields.get_u32_le()) as usize
+}
+
+fn refused(head: &[u8]) -> Result<Packet, FrameError> {
     let head = RefusedHead::decode(head)?;
     let outcome = match head.outcome {
         0 => Outcome::Dropped,
@@ -450,12 +514,11 @@ fn refused(head: Bytes) -> Result<Packet, FrameError> {
     Ok(Packet::Refused { group: GroupId(head.group), ids: ids.collect(), outcome, busy: head.busy })
 }
 
-fn take_payload(payloads: &mut Bytes, len: u32) -> Result<Bytes, FrameError> {
-    let len = len as usize;
-    if payloads.len() < len {
+pub(crate) fn take_payload(payloads: &mut Bytes, len: u64) -> Result<Bytes, FrameError> {
+    if len > payloads.len() as u64 {
         return Err(FrameError::Malformed("payloads end early"));
     }
-    Ok(payloads.split_to(len))
+    Ok(payloads.split_to(len as usize))
 }
 
 fn outcome_code(outcome: Outcome) -> u32 {
@@ -463,4 +526,12 @@ fn outcome_code(outcome: Outcome) -> u32 {
         Outcome::Dropped => 0,
         Outcome::Unknown => 1,
     }
+}
+
+fn halves(digest: u128) -> (u64, u64) {
+    ((digest >> 64) as u64, digest as u64)
+}
+
+fn whole(high: u64, low: u64) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
 }

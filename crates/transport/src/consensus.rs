@@ -5,16 +5,16 @@
 //! proposer share what they have in common, and what is left of an entry is the length of its payload and, where ids do not
 //! follow one on the other, the gap between them: a byte or two instead of two dozen. Version 1 says each in full.
 
-use std::ops::Range;
-
 use bytes::Bytes;
-use conclave_consensus::{Ballot, Class, Entry, GroupId, Kind, Message, NodeId, ProposalId, ReplicaId, Slot};
+use conclave_consensus::{
+    Ballot, Class, Entries, Entry, GroupId, Head, Kind, Message, NodeId, ProposalId, ReplicaId, Slot,
+};
 use prost::Message as _;
 
 use crate::{
     Packet,
-    codec::FrameError,
-    varint::{self, Reader, put, put_field},
+    codec::{FrameError, take_payload},
+    varint::{self, BYTES, FIXED64, Reader, VARINT, key, put, put_field},
     wire::{EntryHead, RunHead},
 };
 
@@ -23,6 +23,29 @@ const RUNS_SINCE: u32 = 2;
 
 /// After a head with many entries memory is kept for so many.
 const KEPT: usize = 1024;
+
+/// The keys of the head's fields, each its number and its layout; numbers that come one by one may also come together.
+const GROUP: u64 = key(1, VARINT);
+const FROM: u64 = key(2, VARINT);
+const TO: u64 = key(3, VARINT);
+const CLASS: u64 = key(4, VARINT);
+const OWN: u64 = key(5, BYTES);
+const ENTRY: u64 = key(6, BYTES);
+const RUN: u64 = key(7, BYTES);
+const LEN: u64 = key(8, VARINT);
+const LENS: u64 = key(8, BYTES);
+const GAP: u64 = key(9, VARINT);
+const GAPS: u64 = key(9, BYTES);
+
+/// The keys of a run's.
+const RUN_SLOT: u64 = key(1, VARINT);
+const RUN_COUNT: u64 = key(2, VARINT);
+const RUN_ROUND: u64 = key(3, VARINT);
+const RUN_KIND: u64 = key(4, VARINT);
+const RUN_NODE: u64 = key(5, FIXED64);
+const RUN_SEQUENCE: u64 = key(6, VARINT);
+const RUN_CONFIG: u64 = key(7, VARINT);
+const RUN_REPLICA: u64 = key(8, VARINT);
 
 /// Writes the head as that version of the protocol has it.
 pub(crate) fn write(version: u32, group: GroupId, message: &Message, out: &mut Vec<u8>) {
@@ -43,7 +66,7 @@ pub(crate) fn write(version: u32, group: GroupId, message: &Message, out: &mut V
 }
 
 fn put_bytes_key(out: &mut Vec<u8>, field: u8, len: usize) {
-    out.push(field << 3 | varint::BYTES);
+    out.push(field << 3 | BYTES);
     put(out, len as u64);
 }
 
@@ -101,14 +124,14 @@ fn write_runs(entries: &[Entry], out: &mut Vec<u8>) {
 }
 
 fn write_run(first: &Entry, count: usize, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[7 << 3 | varint::BYTES, 0]);
+    out.extend_from_slice(&[7 << 3 | BYTES, 0]);
     let start = out.len();
     put_field(out, 1, first.slot.0);
     put_field(out, 2, count as u64);
     put_field(out, 3, first.ballot.round);
     put_field(out, 4, u64::from(first.kind.code()));
     if first.id.node != NodeId(0) {
-        out.push(5 << 3 | varint::FIXED64);
+        out.push(5 << 3 | FIXED64);
         out.extend_from_slice(&first.id.node.0.to_le_bytes());
     }
     put_field(out, 6, first.id.sequence);
@@ -139,49 +162,58 @@ pub(crate) struct HeadReader {
     runs: Vec<RunHead>,
     lens: Vec<u64>,
     gaps: Vec<u64>,
+    entries: Vec<Entry>,
 }
 
 impl HeadReader {
-    /// The packet whose head and payloads are these parts of `bytes`.
-    pub(crate) fn read(
-        &mut self,
-        bytes: &Bytes,
-        head: Range<usize>,
-        payloads: Range<usize>,
-    ) -> Result<Packet, FrameError> {
-        let mut payloads = Payloads { bytes, rest: payloads };
+    /// The packet with this head, which takes its payloads off.
+    pub(crate) fn read(&mut self, head: &[u8], payloads: &mut Bytes) -> Result<Packet, FrameError> {
         let (mut group, mut from, mut to, mut class) = (0, 0, 0, 0);
-        let (mut own, mut entries) = (Bytes::new(), Vec::new());
-        self.runs.clear();
-        self.lens.clear();
-        self.gaps.clear();
-        let mut reader = Reader { rest: &bytes[head] };
+        let mut own = Head::default();
+        self.clear();
+        let mut reader = Reader { rest: head };
         while let Some(key) = reader.key()? {
             match key {
-                (1, varint::VARINT) => group = reader.number()?,
-                (2, varint::VARINT) => from = reader.number()?,
-                (3, varint::VARINT) => to = reader.number()?,
-                (4, varint::VARINT) => class = reader.number()?,
-                (5, varint::BYTES) => own = bytes.slice_ref(reader.bytes()?),
-                (6, varint::BYTES) => entries.push(entry(reader.bytes()?, &mut payloads)?),
-                (7, varint::BYTES) => self.runs.push(run(Reader { rest: reader.bytes()? })?),
-                (8, varint::VARINT) => self.lens.push(reader.number()?),
-                (8, varint::BYTES) => numbers(reader.bytes()?, &mut self.lens)?,
-                (9, varint::VARINT) => self.gaps.push(reader.number()?),
-                (9, varint::BYTES) => numbers(reader.bytes()?, &mut self.gaps)?,
-                (1..=9, _) => return Err(FrameError::Malformed("a field of the head has another layout")),
-                (_, layout) => reader.skip(layout)?,
+                GROUP => group = reader.number()?,
+                FROM => from = reader.number()?,
+                TO => to = reader.number()?,
+                CLASS => class = reader.number()?,
+                OWN => own = Head::from(reader.bytes()?),
+                ENTRY => self.entries.push(entry(reader.bytes()?, payloads)?),
+                RUN => self.runs.push(run(Reader { rest: reader.bytes()? })?),
+                LEN => self.lens.push(reader.number()?),
+                LENS => numbers(reader.bytes()?, &mut self.lens)?,
+                GAP => self.gaps.push(reader.number()?),
+                GAPS => numbers(reader.bytes()?, &mut self.gaps)?,
+                key if (1..=9).contains(&(key >> 3)) => {
+                    return Err(FrameError::Malformed("a field of the head has another layout"));
+                }
+                key => reader.skip(key)?,
             }
         }
-        self.take_runs(&mut entries, &mut payloads)?;
-        payloads.end()?;
+        self.take_runs(payloads)?;
         let class = class_of(class).ok_or(FrameError::Malformed("unknown class of message"))?;
         let (from, to) = (ReplicaId(from), ReplicaId(to));
+        let entries =
+            if self.entries.is_empty() { Entries::default() } else { self.entries.drain(..).collect() };
         let message = Message { from, to, class, head: own, entries };
         Ok(Packet::Consensus { group: GroupId(group), message })
     }
 
-    fn take_runs(&mut self, entries: &mut Vec<Entry>, payloads: &mut Payloads<'_>) -> Result<(), FrameError> {
+    /// Forgets what a head said, whether it was read to its end or not.
+    fn clear(&mut self) {
+        let Self { runs, lens, gaps, entries } = self;
+        runs.clear();
+        lens.clear();
+        gaps.clear();
+        entries.clear();
+        runs.shrink_to(KEPT);
+        lens.shrink_to(KEPT);
+        gaps.shrink_to(KEPT);
+        entries.shrink_to(KEPT);
+    }
+
+    fn take_runs(&mut self, payloads: &mut Bytes) -> Result<(), FrameError> {
         let count = self.lens.len();
         if self.runs.iter().map(|run| u64::from(run.count)).sum::<u64>() != count as u64 {
             return Err(FrameError::Malformed("runs and payloads differ in number"));
@@ -189,44 +221,16 @@ impl HeadReader {
         if !self.gaps.is_empty() && self.gaps.len() != count {
             return Err(FrameError::Malformed("gaps and payloads differ in number"));
         }
-        entries.reserve_exact(count);
+        self.entries.reserve(count);
         let (mut lens, mut gaps) = (&self.lens[..], &self.gaps[..]);
         for run in &self.runs {
             let count = run.count as usize;
             let (run_lens, run_gaps);
             (run_lens, lens) = lens.split_at(count);
             (run_gaps, gaps) = gaps.split_at(count.min(gaps.len()));
-            take_run(run, run_lens, run_gaps, payloads, entries)?;
+            take_run(run, run_lens, run_gaps, payloads, &mut self.entries)?;
         }
-        self.runs.shrink_to(KEPT);
-        self.lens.shrink_to(KEPT);
-        self.gaps.shrink_to(KEPT);
         Ok(())
-    }
-}
-
-/// Payloads end to end, not yet taken.
-struct Payloads<'a> {
-    bytes: &'a Bytes,
-    rest: Range<usize>,
-}
-
-impl Payloads<'_> {
-    fn take(&mut self, len: u64) -> Result<Bytes, FrameError> {
-        let start = self.rest.start;
-        if len > self.rest.len() as u64 {
-            return Err(FrameError::Malformed("payloads end early"));
-        }
-        self.rest.start += len as usize;
-        Ok(self.bytes.slice(start..self.rest.start))
-    }
-
-    fn end(&self) -> Result<(), FrameError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(FrameError::Malformed("bytes behind the last payload"))
-        }
     }
 }
 
@@ -238,7 +242,7 @@ fn numbers(bytes: &[u8], out: &mut Vec<u64>) -> Result<(), FrameError> {
     Ok(())
 }
 
-fn entry(head: &[u8], payloads: &mut Payloads<'_>) -> Result<Entry, FrameError> {
+fn entry(head: &[u8], payloads: &mut Bytes) -> Result<Entry, FrameError> {
     let head = EntryHead::decode(head)?;
     Ok(Entry {
         slot: Slot(head.slot),
@@ -249,7 +253,7 @@ fn entry(head: &[u8], payloads: &mut Payloads<'_>) -> Result<Entry, FrameError> 
         },
         kind: kind_of(head.kind)?,
         id: ProposalId { node: NodeId(head.id_node), sequence: head.id_sequence },
-        payload: payloads.take(u64::from(head.payload_len))?,
+        payload: take_payload(payloads, u64::from(head.payload_len))?,
     })
 }
 
@@ -257,16 +261,18 @@ fn run(mut reader: Reader<'_>) -> Result<RunHead, FrameError> {
     let mut run = RunHead::default();
     while let Some(key) = reader.key()? {
         match key {
-            (1, varint::VARINT) => run.slot = reader.number()?,
-            (2, varint::VARINT) => run.count = reader.number()? as u32,
-            (3, varint::VARINT) => run.ballot_round = reader.number()?,
-            (4, varint::VARINT) => run.kind = reader.number()? as u32,
-            (5, varint::FIXED64) => run.id_node = reader.fixed64()?,
-            (6, varint::VARINT) => run.id_sequence = reader.number()?,
-            (7, varint::VARINT) => run.ballot_config = reader.number()?,
-            (8, varint::VARINT) => run.ballot_replica = reader.number()?,
-            (1..=8, _) => return Err(FrameError::Malformed("a field of a run has another layout")),
-            (_, layout) => reader.skip(layout)?,
+            RUN_SLOT => run.slot = reader.number()?,
+            RUN_COUNT => run.count = reader.number()? as u32,
+            RUN_ROUND => run.ballot_round = reader.number()?,
+            RUN_KIND => run.kind = reader.number()? as u32,
+            RUN_NODE => run.id_node = reader.fixed64()?,
+            RUN_SEQUENCE => run.id_sequence = reader.number()?,
+            RUN_CONFIG => run.ballot_config = reader.number()?,
+            RUN_REPLICA => run.ballot_replica = reader.number()?,
+            key if (1..=8).contains(&(key >> 3)) => {
+                return Err(FrameError::Malformed("a field of a run has another layout"));
+            }
+            key => reader.skip(key)?,
         }
     }
     Ok(run)
@@ -276,7 +282,7 @@ fn take_run(
     run: &RunHead,
     lens: &[u64],
     gaps: &[u64],
-    payloads: &mut Payloads<'_>,
+    payloads: &mut Bytes,
     entries: &mut Vec<Entry>,
 ) -> Result<(), FrameError> {
     const PAST: FrameError = FrameError::Malformed("a run leaves the number space");
@@ -297,7 +303,7 @@ fn take_run(
             ballot,
             kind,
             id: ProposalId { node: NodeId(run.id_node), sequence },
-            payload: payloads.take(*len)?,
+            payload: take_payload(payloads, *len)?,
         });
     }
     Ok(())
@@ -339,7 +345,7 @@ mod tests {
             from: message.from.0,
             to: message.to.0,
             class: class_code(message.class) as u32,
-            head: message.head.clone(),
+            head: Bytes::copy_from_slice(&message.head),
             ..ConsensusHead::default()
         };
         for entry in &message.entries {
@@ -403,9 +409,9 @@ mod tests {
         ];
         for count in 0..=all.len() {
             for (class, head) in [(Class::Beat, &b""[..]), (Class::Bulk, &[1; 200])] {
-                let head = Bytes::from_static(head);
+                let head = Head::from(head);
                 let (from, to) = (ReplicaId(count as u64), ReplicaId(300));
-                let message = Message { from, to, class, head, entries: all[..count].to_vec() };
+                let message = Message { from, to, class, head, entries: all[..count].to_vec().into() };
                 for version in [1, 2] {
                     let mut written = Vec::new();
                     write(version, GroupId(7), &message, &mut written);
@@ -420,8 +426,8 @@ mod tests {
         let run = [0x3a, 6, 0x08, 5, 0x10, 2, 0x78, 1];
         let lens = [0x40, 1, 0x40, 1, 0x48, 0, 0x48, 3, 0x7d, 1, 2, 3, 4];
         let bytes = Bytes::from([&run[..], &lens, b"xy"].concat());
-        let (head, payloads) = (0..bytes.len() - 2, bytes.len() - 2..bytes.len());
-        let packet = HeadReader::default().read(&bytes, head, payloads).unwrap();
+        let (head, payloads) = bytes.split_at(bytes.len() - 2);
+        let packet = HeadReader::default().read(head, &mut bytes.slice_ref(payloads)).unwrap();
         let Packet::Consensus { message, .. } = packet else { panic!() };
         let entries: Vec<_> = message
             .entries
@@ -429,7 +435,7 @@ mod tests {
             .map(|entry| (entry.slot.0, entry.id.sequence, &entry.payload[..]))
             .collect();
         assert_eq!(entries, [(5, 0, &b"x"[..]), (6, 4, b"y")]);
-        let other = Bytes::from_static(&[0x42, 1, 0, 0x3d, 1, 2, 3, 4]);
-        assert!(HeadReader::default().read(&other, 0..8, 8..8).is_err(), "a run is no number");
+        let read = HeadReader::default().read(&[0x42, 1, 0, 0x3d, 1, 2, 3, 4], &mut Bytes::new());
+        assert!(read.is_err(), "a run is no number");
     }
 }

@@ -17,8 +17,8 @@
 //!    counted, with the reason.
 //! 3. Nothing is delivered from a connection that has not shown the right cluster, the right target and a common version.
 //! 4. Bytes from the network, whatever they are, cost bounded memory and time and never a panic.
-//! 5. Payloads are not copied on receipt: they are slices of the receive buffer. Whoever keeps a small one for long copies it,
-//!    or it keeps up to 64 KiB of its neighbours alive.
+//! 5. Long payloads are not copied on receipt: they are slices of the receive buffer. Short ones are copied, all of a frame at once: whoever
+//!    keeps one keeps its neighbours of the same frame alive, at most [`INLINE_BYTES_MAX`](codec::INLINE_BYTES_MAX) bytes, and no buffer.
 //!
 //! # What a full queue drops
 //! A newer beat ([`Class::Beat`](conclave_consensus::Class::Beat), [`Packet::Alive`]) replaces the queued one of the same sender,
@@ -33,6 +33,7 @@ struct Readme;
 
 pub mod codec;
 mod consensus;
+mod elements;
 mod handshake;
 mod memory;
 mod notices;
@@ -50,7 +51,7 @@ use conclave_consensus::NodeId;
 
 pub use handshake::{About, Doorkeeper, HandshakeError, OpenDoor, Refusal, VERSION_MAX, VERSION_MIN};
 pub use memory::{Link, MemoryNetwork, MemoryTransport};
-pub use packet::{Lane, Packet};
+pub use packet::{Lane, Packet, SnapshotPrefix};
 pub use queue::QueueBounds;
 pub use stats::{Failure, LaneStats, PeerStats, TransportStats};
 pub use stream::{Acceptor, Connector, Plain, Stream, StreamFuture};

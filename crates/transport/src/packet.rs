@@ -60,8 +60,10 @@ pub enum Packet {
         fetch: u64,
         /// It must contain this slot.
         at_least: u64,
-        /// The piece wanted, from 0. Pieces are asked for in order; asking the same again is allowed.
+        /// The piece wanted, from 0: the one after what the asker has, or one of the few after that. Asking the same again is allowed.
         piece: u64,
+        /// What the asker has stored. Only a snapshot that begins with just that may go on.
+        have: SnapshotPrefix,
     },
     /// A piece of a snapshot. Travels on the bulk lane.
     SnapshotPiece {
@@ -69,13 +71,24 @@ pub enum Packet {
         group: GroupId,
         /// The fetch it answers.
         fetch: u64,
-        /// Which piece.
-        piece: u64,
-        /// The state machine's encoding; empty if the sender cannot serve the fetch.
+        /// What comes before it, and so which piece it is.
+        after: SnapshotPrefix,
+        /// The state machine's encoding. Empty, it says that the sender cannot serve the fetch (`last`), or that it will in a while.
         body: Bytes,
         /// Whether it is the last.
         last: bool,
     },
+}
+
+/// The beginning of a snapshot, up to some piece. Two that are equal are of the same bytes, whoever served them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotPrefix {
+    /// The last slot that the snapshot contains; zero where nothing is known of it.
+    pub slot: u64,
+    /// How many pieces.
+    pub pieces: u64,
+    /// Of their bytes, in order, each preceded by its length; zero for none.
+    pub digest: u128,
 }
 
 /// Which of the two connections between a pair of nodes.

@@ -133,13 +133,19 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use conclave_consensus::{Class, Epoch, GroupId, Message, ReplicaId};
+    use conclave_consensus::{Class, Entries, Epoch, GroupId, Message, ReplicaId};
 
     use super::*;
 
     fn message(class: Class, head: u8, group: u64) -> Packet {
         let head = Bytes::copy_from_slice(&[head; 36]);
-        let message = Message { from: ReplicaId(1), to: ReplicaId(2), class, head, entries: Vec::new() };
+        let message = Message {
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+            class,
+            head: head.into(),
+            entries: Entries::default(),
+        };
         Packet::Consensus { group: GroupId(group), message }
     }
 

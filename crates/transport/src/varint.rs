@@ -8,6 +8,11 @@ pub(crate) const FIXED64: u8 = 1;
 pub(crate) const BYTES: u8 = 2;
 const FIXED32: u8 = 5;
 
+/// What stands before the value of a field.
+pub(crate) const fn key(field: u64, layout: u8) -> u64 {
+    field << 3 | layout as u64
+}
+
 /// How long a number is.
 pub(crate) fn len(number: u64) -> usize {
     // Seven bits a byte, and a byte for zero.
@@ -37,13 +42,9 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The next field and the layout of its value, if there is one.
-    pub(crate) fn key(&mut self) -> Result<Option<(u64, u8)>, FrameError> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = self.number()?;
-        Ok(Some((key >> 3, key as u8 & 7)))
+    /// The key of the next field, if there is one.
+    pub(crate) fn key(&mut self) -> Result<Option<u64>, FrameError> {
+        if self.rest.is_empty() { Ok(None) } else { self.number().map(Some) }
     }
 
     pub(crate) fn number(&mut self) -> Result<u64, FrameError> {
@@ -81,8 +82,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over the value of a field that only later versions know.
-    pub(crate) fn skip(&mut self, layout: u8) -> Result<(), FrameError> {
-        match layout {
+    pub(crate) fn skip(&mut self, key: u64) -> Result<(), FrameError> {
+        match key as u8 & 7 {
             VARINT => self.number().map(drop),
             FIXED64 => self.fixed64().map(drop),
             BYTES => self.bytes().map(drop),
@@ -124,11 +125,11 @@ mod tests {
             [&[0x78, 0x85, 1], &[0x79, 1, 2, 3, 4, 5, 6, 7, 8], &[0x7a, 2, 7, 7], &[0x7d, 1, 2, 3, 4]];
         for field in fields {
             let mut reader = Reader { rest: field };
-            let (number, layout) = reader.key().unwrap().unwrap();
-            assert_eq!((number, reader.skip(layout)), (15, Ok(())));
+            let key = reader.key().unwrap().unwrap();
+            assert_eq!((key >> 3, reader.skip(key)), (15, Ok(())));
             assert_eq!(reader.key(), Ok(None));
             let mut short = Reader { rest: &field[..field.len() - 1] };
-            assert!(short.key().unwrap().is_some_and(|(_, layout)| short.skip(layout).is_err()));
+            assert!(short.key().unwrap().is_some_and(|key| short.skip(key).is_err()));
         }
         assert!(Reader { rest: &[0x7b] }.skip(3).is_err(), "groups are not read");
     }

@@ -4,7 +4,7 @@
 //! lengths of payloads entry by entry. Version 1 of the protocol knew no runs and said each entry in full.
 //!
 //! Payloads are not in them. They follow the head, one after the other, and the head says how long each is, so that
-//! they are written from where they lie and read without being copied. Ids that are hashes are `fixed64`: as varints they
+//! they are written from where they lie and, where they are long, read without being copied. Ids that are hashes are `fixed64`: as varints they
 //! would take ten bytes.
 
 /// Head of kind 1: a core's message. The entries' payloads follow. Written and read by hand, in [`crate::consensus`].
@@ -139,6 +139,14 @@ pub(crate) struct PullHead {
     pub at_least: u64,
     #[prost(uint64, tag = "4")]
     pub piece: u64,
+    #[prost(uint64, tag = "5")]
+    pub have_slot: u64,
+    #[prost(uint64, tag = "6")]
+    pub have_pieces: u64,
+    #[prost(fixed64, tag = "7")]
+    pub have_digest_high: u64,
+    #[prost(fixed64, tag = "8")]
+    pub have_digest_low: u64,
 }
 
 /// Head of kind 8: a piece of a snapshot. The body follows.
@@ -152,6 +160,13 @@ pub(crate) struct PieceHead {
     pub piece: u64,
     #[prost(bool, tag = "4")]
     pub last: bool,
+    #[prost(uint64, tag = "5")]
+    pub slot: u64,
+    /// Of all pieces before this one.
+    #[prost(fixed64, tag = "6")]
+    pub digest_high: u64,
+    #[prost(fixed64, tag = "7")]
+    pub digest_low: u64,
 }
 
 /// What a dialer says first.

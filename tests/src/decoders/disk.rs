@@ -127,8 +127,11 @@ pub(super) fn segment_seeds() -> Vec<Vec<u8>> {
     let reset = SnapshotMeta { slot: Slot(9), config: configs().remove(2), ..SnapshotMeta::default() };
     let batches = [
         (HOST_GROUP, vec![LogOp::Meta(Bytes::from_static(b"host"))]),
-        (GroupId(1), vec![LogOp::Put(entry(1)), LogOp::Put(entry(2)), LogOp::TruncateFrom(Slot(2))]),
-        (GroupId(1), vec![LogOp::Put(entry(2)), LogOp::CutBelow(Slot(2))]),
+        (
+            GroupId(1),
+            vec![LogOp::Put(entry(1).into()), LogOp::Put(entry(2).into()), LogOp::TruncateFrom(Slot(2))],
+        ),
+        (GroupId(1), vec![LogOp::Put(entry(2).into()), LogOp::CutBelow(Slot(2))]),
         (GroupId(2), vec![LogOp::Reset(Box::new(reset))]),
     ];
     let mut seeds = Vec::new();

@@ -14,7 +14,7 @@ use conclave_consensus::{
 };
 use conclave_raft::{Raft, RaftConfig, describe};
 use conclave_transport::{
-    ClusterId, Inbound, Packet, TcpOptions, TcpTransport,
+    ClusterId, Inbound, Packet, SnapshotPrefix, TcpOptions, TcpTransport,
     codec::{Decoder, Encoder},
 };
 
@@ -95,10 +95,11 @@ fn packets() -> Vec<Packet> {
         from: ReplicaId(1),
         to: ReplicaId(2),
         class: Class::Append,
-        head: Bytes::from_static(b"head"),
-        entries: vec![entry(4, 2, Kind::Command, b"command"), entry(5, 2, Kind::Noop, b"")],
+        head: Bytes::from_static(b"head").into(),
+        entries: vec![entry(4, 2, Kind::Command, b"command"), entry(5, 2, Kind::Noop, b"")].into(),
     };
     let batch = vec![Proposal { id, payload: body.clone() }, Proposal { id, payload: Bytes::new() }];
+    let have = SnapshotPrefix { slot: 301, pieces: 4, digest: 7 };
     vec![
         Packet::Consensus { group, message },
         Packet::Alive { epoch: conclave_consensus::Epoch(5) },
@@ -106,8 +107,8 @@ fn packets() -> Vec<Packet> {
         Packet::Refused { group, ids: vec![id], outcome: Outcome::Unknown, busy: true },
         Packet::Request { id: 1, body: body.clone() },
         Packet::Response { id: 1, body: body.clone() },
-        Packet::SnapshotPull { group, fetch: 2, at_least: 300, piece: 4 },
-        Packet::SnapshotPiece { group, fetch: 2, piece: 4, body, last: true },
+        Packet::SnapshotPull { group, fetch: 2, at_least: 300, piece: 5, have },
+        Packet::SnapshotPiece { group, fetch: 2, after: have, body, last: true },
     ]
 }
 
@@ -236,7 +237,7 @@ pub(super) fn raft(data: &[u8]) {
 
 fn message(source: &mut Source<'_>, action: u8) -> Message {
     let from = ReplicaId(source.number());
-    let head = Bytes::copy_from_slice(source.piece());
+    let head = source.piece().into();
     let entries = (0..source.byte() % 4)
         .map(|_| {
             let kind = Kind::from_code(source.byte() % 3).unwrap_or(Kind::Noop);

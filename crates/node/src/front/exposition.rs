@@ -220,6 +220,23 @@ fn network(out: &mut Exposition, serving: &Serving, backend: &BackendMetrics) {
     for peer in &backend.peers {
         out.sample(name, &[("To", &format_args!("{:x}", peer.id))], peer.sent_failures);
     }
+    let snapshots = backend.snapshots;
+    out.counter(
+        "conclave_snapshot_fetches_total",
+        "Snapshots of other members that were begun to be fetched.",
+        snapshots.begun,
+    );
+    out.counter(
+        "conclave_snapshot_fetches_resumed_total",
+        "Times that a fetch went on where it had ended, after its source had failed or changed.",
+        snapshots.resumed,
+    );
+    out.counter(
+        "conclave_snapshot_fetches_failed_total",
+        "Fetches that were given up, or whose snapshot could not be stored.",
+        snapshots.failed,
+    );
+    out.counter("conclave_snapshot_fetched_bytes_total", "Bytes of snapshots that arrived.", snapshots.bytes);
 }
 
 /// The names that every Prometheus client exports of its process, where the platform tells.

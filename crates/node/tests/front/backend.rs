@@ -18,7 +18,7 @@ use conclave_node::backend::{
 use conclave_node::config::url::Url;
 use conclave_node::front::{Front, Listeners};
 use conclave_node::identity::Identity;
-use conclave_node::metrics::BackendMetrics;
+use conclave_node::metrics::{BackendMetrics, SnapshotMetrics};
 use conclave_storage::{MemoryEngine, StateEngine, StateMachine};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -133,7 +133,8 @@ impl Backend for Fake {
     }
 
     fn metrics(&self) -> BackendMetrics {
-        BackendMetrics { leader_changes: 2, ..BackendMetrics::default() }
+        let snapshots = SnapshotMetrics { begun: 3, resumed: 1, failed: 2, bytes: 4096 };
+        BackendMetrics { leader_changes: 2, snapshots, ..BackendMetrics::default() }
     }
 }
 

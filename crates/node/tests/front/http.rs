@@ -127,6 +127,10 @@ async fn metrics_under_etcds_names() {
         "etcd_mvcc_db_total_size_in_bytes 4096",
         "etcd_mvcc_put_total 2",
         "etcd_debugging_mvcc_current_revision 3",
+        "conclave_snapshot_fetches_total 3",
+        "conclave_snapshot_fetches_resumed_total 1",
+        "conclave_snapshot_fetches_failed_total 2",
+        "conclave_snapshot_fetched_bytes_total 4096",
         "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 2",
         "grpc_server_handled_total{grpc_code=\"InvalidArgument\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1",
     ] {

@@ -31,8 +31,8 @@ impl Disk {
     fn apply(&mut self, op: &LogOp) {
         match op {
             LogOp::Meta(meta) => self.meta = meta.clone(),
-            LogOp::Put(entry) => {
-                self.entries.insert(entry.slot, entry.clone());
+            LogOp::Put(entries) => {
+                self.entries.extend(entries.iter().map(|entry| (entry.slot, entry.clone())));
             }
             LogOp::TruncateFrom(slot) => {
                 self.entries.split_off(slot);
@@ -395,8 +395,8 @@ impl Cluster {
                 let last = entries.last().unwrap().slot;
                 let first = entries[0].slot;
                 self.say(format!("  {id} commits {first}..={last}"));
-                for entry in entries {
-                    self.commit(id, entry);
+                for entry in &entries {
+                    self.commit(id, entry.clone());
                 }
                 self.step(id, Input::Applied(last)).unwrap();
             }
@@ -448,7 +448,7 @@ impl Cluster {
                 self.say(format!("  {id} installs the snapshot of {}", meta.slot));
                 self.node(id).delivered = meta.slot;
                 self.node(id).applied_config = meta.config.clone();
-                let ops = vec![LogOp::Reset(Box::new(meta))];
+                let ops = vec![LogOp::Reset(meta)];
                 self.write(id, Write { mark: Some(mark), ops, then: Vec::new(), install: true });
             }
             Effect::Membership { config, at, committed } => {
@@ -456,7 +456,7 @@ impl Cluster {
                 self.say(format!("  {id} membership of {at} in force, committed: {committed}"));
                 let known = self.configs.entry(at).or_default();
                 if !known.contains(&config) {
-                    known.push(config.clone());
+                    known.push((*config).clone());
                 }
                 // Whoever a leader wants to write to is there, with nothing, whether or not the change is ever committed.
                 for added in config.nodes.keys() {
@@ -464,7 +464,7 @@ impl Cluster {
                         self.add_node(*added, Config::default());
                     }
                 }
-                self.node(id).told = Some((config, at, committed));
+                self.node(id).told = Some((*config, at, committed));
             }
             Effect::Role { ballot, leader, serving } => {
                 let who = leader.map_or("nobody".to_owned(), |leader| leader.to_string());
@@ -757,7 +757,9 @@ fn ops_line(ops: &[LogOp]) -> String {
     for op in ops {
         match op {
             LogOp::Meta(_) => parts.push("meta".to_owned()),
-            LogOp::Put(entry) => puts.push(format!("{}/{}", entry.slot, entry.ballot.round)),
+            LogOp::Put(entries) => {
+                puts.extend(entries.iter().map(|entry| format!("{}/{}", entry.slot, entry.ballot.round)));
+            }
             LogOp::TruncateFrom(slot) => parts.push(format!("truncate-from {slot}")),
             LogOp::CutBelow(slot) => parts.push(format!("cut-below {slot}")),
             LogOp::Reset(meta) => parts.push(format!("reset {}", meta.slot)),

@@ -74,7 +74,7 @@ proptest! {
         let (mut now, mut effects) = (cluster.now, Vec::new());
         for (from, head, entries, pass_ms) in sent {
             let message =
-                Message { from: ReplicaId(from), to: replica(1), class: Class::Append, head: Bytes::from(head), entries };
+                Message { from: ReplicaId(from), to: replica(1), class: Class::Append, head: head[..].into(), entries: entries.into() };
             let _ = describe(&message);
             let before = raft.status();
             match raft.step(now, Input::Message(message)) {
@@ -108,7 +108,7 @@ proptest! {
             let mut head = message.head.to_vec();
             let byte = byte % head.len();
             head[byte] ^= 1 << bit;
-            message.head = Bytes::from(head);
+            message.head = head[..].into();
             // A peer that lies can break agreement; here it only must not break the process. So a twin listens that nobody asks.
             let to = message.to;
             let boot = Boot {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Class, Consensus, Input, MembershipChange, Message, NodeId, ReadMode, ReplicaId, Time, Timing,
+    Class, Consensus, Entries, Input, MembershipChange, Message, NodeId, ReadMode, ReplicaId, Time, Timing,
 };
 use conclave_raft::{RaftConfig, describe};
 
@@ -231,7 +231,13 @@ fn a_promise_binds_in_a_later_term_too() {
     cluster.input(replica(1), answer).unwrap();
     assert!(at_once(&mut cluster, replica(1)));
     let head = Bytes::from_static(&[0x08, 1, 0x10, 2, 0x7a, 0]); // version 1, term 2, "your term is over"
-    let late = Message { from: replica(3), to: replica(2), class: Class::Control, head, entries: Vec::new() };
+    let late = Message {
+        from: replica(3),
+        to: replica(2),
+        class: Class::Control,
+        head: head.into(),
+        entries: Entries::default(),
+    };
     cluster.input(replica(2), Input::Message(late)).unwrap();
     assert_eq!(cluster.status(replica(2)).ballot.round, 2);
     cluster.input(replica(2), vote).unwrap();

@@ -14,4 +14,5 @@ mod quiescence;
 mod replication;
 mod schedules;
 mod snapshots;
+mod tutorial;
 mod wounds;

@@ -141,7 +141,10 @@ fn section_5_4_2_figure_8_an_entry_of_an_earlier_term_is_not_committed_by_counti
     for _ in 0..1_000 {
         cluster.sync_all();
         // An entry of its own term never arrives: the message does, without it.
-        cluster.network.iter_mut().for_each(|message| message.entries.retain(|entry| entry.ballot.round < 4));
+        for message in &mut cluster.network {
+            message.entries =
+                message.entries.iter().filter(|entry| entry.ballot.round < 4).cloned().collect();
+        }
         if !cluster.deliver_at(0) {
             break;
         }

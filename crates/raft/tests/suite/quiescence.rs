@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_consensus::{Class, Consensus, Input, Message, ReadMode, ReplicaId};
+use conclave_consensus::{Class, Consensus, Entries, Epoch, Input, Message, NodeId, ReadMode, ReplicaId};
 use conclave_raft::{RaftConfig, describe};
 
 use crate::cluster::{Cluster, ELECTION, HEARTBEAT, replica};
@@ -185,7 +185,7 @@ fn raise_term(cluster: &mut Cluster, from: u64, to: u64) {
     let term = u8::try_from(cluster.status(replica(to)).ballot.round + 1).unwrap();
     let head = Bytes::from(vec![0x08, 1, 0x10, term, 0x7a, 0]);
     let (from, to) = (replica(from), replica(to));
-    let message = Message { from, to, class: Class::Control, head, entries: Vec::new() };
+    let message = Message { from, to, class: Class::Control, head: head.into(), entries: Entries::default() };
     cluster.input(to, Input::Message(message)).unwrap();
 }
 
@@ -230,4 +230,42 @@ fn it_can_be_handed_over_and_changed_in_its_sleep() {
         sleeps(&cluster, replica(2)) && sleeps(&cluster, replica(3)),
         "once the one that leaves was let go"
     );
+}
+
+/// A host tells a sleeping core no sooner than it steps it, of one node after the other: none of them was away in between.
+#[test]
+fn what_is_told_late_of_nodes_that_never_fell_silent_wakes_nobody() {
+    let mut cluster = asleep(5);
+    let term = cluster.status(replica(1)).ballot;
+    cluster.now = cluster.now.after(ELECTION * 20);
+    let alive_until = cluster.now.after(ALIVE_FOR);
+    let word = |id: u64| Input::Peer { node: NodeId(id), epoch: Epoch(1), alive_until };
+    for id in cluster.ids() {
+        for node in (1..=5).filter(|node| *node != id.0) {
+            cluster.input(id, word(node)).unwrap();
+            assert!(sleeps(&cluster, id), "{id} is told of node {node}");
+        }
+    }
+    let ids = cluster.propose(replica(1), 1).unwrap();
+    cluster.input(replica(1), Input::Tick).unwrap();
+    cluster.settle();
+    assert_eq!((cluster.serving(), cluster.status(replica(1)).ballot), (Some(replica(1)), term));
+    assert!(cluster.chosen.values().any(|entry| entry.id == ids[0]));
+}
+
+#[test]
+fn a_node_that_is_said_to_be_silent_and_back_wakes_the_leader() {
+    let mut cluster = asleep(5);
+    cluster.now = cluster.now.after(ELECTION * 20);
+    let (silent, back) = (cluster.now, cluster.now.after(ALIVE_FOR));
+    let word = |alive_until| Input::Peer { node: NodeId(4), epoch: Epoch(1), alive_until };
+    cluster.input(replica(1), word(silent)).unwrap();
+    assert!(sleeps(&cluster, replica(1)), "there is a quorum without it");
+    cluster.input(replica(1), word(back)).unwrap();
+    assert!(!sleeps(&cluster, replica(1)), "it may lack something");
+    // Of the others the core was told long ago. None of them is known to have fallen silent, so it leads on.
+    cluster.now = cluster.now.after(ELECTION / 2);
+    cluster.settle();
+    cluster.input(replica(1), Input::Tick).unwrap();
+    assert_eq!(cluster.status(replica(1)).leader, Some(replica(1)));
 }

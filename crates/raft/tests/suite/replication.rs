@@ -189,7 +189,7 @@ fn commit_stays_within_a_window_of_what_is_applied() {
     let mut effects = Vec::new();
     raft.drain(&mut effects);
     let [Effect::Persist { mark, ops, .. }] = &effects[..] else { panic!("{effects:?}") };
-    assert!(ops.len() == 10 && ops.iter().all(|op| matches!(op, LogOp::Put(_))));
+    assert!(matches!(&ops[..], [LogOp::Put(entries)] if entries.len() == 10), "{ops:?}");
     raft.step(now, Input::Persisted(*mark)).unwrap();
     for expected in [&[2, 3, 4][..], &[5, 6, 7], &[8, 9, 10], &[11], &[]] {
         effects.clear();

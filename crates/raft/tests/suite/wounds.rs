@@ -442,7 +442,7 @@ fn strangers_and_misdirected_messages_are_refused() {
     refused(&mut cluster, Message { to: replica(3), ..message.clone() });
     refused(&mut cluster, Message { from: replica(0), ..message.clone() });
     refused(&mut cluster, Message { from: replica(2), ..message.clone() });
-    refused(&mut cluster, Message { head: Bytes::from(vec![0; 2_000]), ..message.clone() });
+    refused(&mut cluster, Message { head: [0; 2_000][..].into(), ..message.clone() });
     cluster.input(replica(2), Input::Message(Message { class: Class::Bulk, ..message })).unwrap();
     // A stranger's answer counts for nobody, although its question is one.
     cluster.network.clear();

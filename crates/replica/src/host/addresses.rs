@@ -46,9 +46,14 @@ impl Addresses {
         known.or_else(|| find(&self.former, replica)).or_else(|| find(&self.heard, replica))
     }
 
+    /// Whether a configuration that is or was in force names the replica.
+    pub(super) fn names(&self, replica: ReplicaId) -> bool {
+        self.in_force.nodes.contains_key(&replica) || find(&self.former, replica).is_some()
+    }
+
     /// The core took a message of the replica, which came from `node`.
     pub(super) fn heard(&mut self, replica: ReplicaId, node: NodeId) {
-        if !self.in_force.nodes.contains_key(&replica) && find(&self.former, replica).is_none() {
+        if !self.names(replica) {
             remember(&mut self.heard, replica, node);
         }
     }

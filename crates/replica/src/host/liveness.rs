@@ -17,7 +17,7 @@ use std::{
 use conclave_consensus::{Epoch, GroupId, Input, Mark, NodeId, StepError, Time};
 use conclave_transport::Packet;
 
-use super::Host;
+use super::{Group, Host};
 use crate::HostEffect;
 
 /// The nodes that this one shares groups with.
@@ -73,8 +73,11 @@ impl Nodes {
         }
     }
 
-    /// The log is asked for a sync.
+    /// The log is asked for a sync. Noted only where it decides whether this node speaks.
     pub(super) fn writes(&mut self, now: Time, group: GroupId, mark: Mark) {
+        if self.every.is_none() {
+            return;
+        }
         self.writing.entry(group).or_insert((now, mark)).1 = mark;
     }
 
@@ -83,6 +86,34 @@ impl Nodes {
             Some((_, last)) if *last == mark => drop(self.writing.remove(&group)),
             Some((since, _)) => *since = now,
             None => {}
+        }
+    }
+
+    /// Tells a core what is known of its nodes, if it may know less.
+    pub(super) fn refresh(&self, now: Time, group: GroupId, g: &mut Group, effects: &mut Vec<HostEffect>) {
+        if self.every.is_none() || now < g.refresh_at {
+            return;
+        }
+        // Of those that fell silent once: what is said again sounds like news.
+        let all = g.refresh_at == Time(0);
+        let leaders = g.leader.and_then(|leader| g.addresses.of(leader));
+        let others = g.nodes.iter().copied().filter(|node| Some(*node) != leaders);
+        let half = self.lasts / 2;
+        g.refresh_at = Time(u64::MAX);
+        for node in leaders.filter(|node| g.nodes.contains(node)).into_iter().chain(others) {
+            let Some(Heard { epoch, until, .. }) = self.nodes.get(&node).and_then(|node| node.heard) else {
+                continue;
+            };
+            if now < until {
+                let lasting = until.since(now).saturating_sub(half);
+                g.refresh_at = g.refresh_at.min(now.after(lasting)).max(Time(1));
+            } else if !all {
+                continue;
+            }
+            let told = g.core.step(now, Input::Peer { node, epoch, alive_until: until });
+            if let Err(StepError::Broken(why)) = told {
+                effects.push(HostEffect::Halt { group, why });
+            }
         }
     }
 
@@ -138,54 +169,22 @@ impl Host {
     fn tell_of(&mut self, node: NodeId) {
         let Some(groups) = self.nodes.nodes.get(&node).map(|node| node.groups.clone()) else { return };
         for group in groups {
-            let Some(g) = self.groups.get_mut(&group) else { continue };
+            let Some(g) = self.groups.get_mut(group) else { continue };
             g.refresh_at = Time(0);
             let concerns = g
                 .leader
                 .is_some_and(|leader| leader == g.core.replica() || g.addresses.of(leader) == Some(node));
             if concerns {
-                self.refresh(group);
+                self.touched.add(group, g);
+                self.nodes.refresh(self.now, group, g, &mut self.effects);
             }
         }
-    }
-
-    /// Tells a core what is known of its nodes, if it may know less.
-    pub(super) fn refresh(&mut self, group: GroupId) {
-        let now = self.now;
-        let Some(g) = self.groups.get_mut(&group) else { return };
-        if self.nodes.every.is_none() || now < g.refresh_at {
-            return;
-        }
-        // Of those that fell silent once: what is said again sounds like news.
-        let all = g.refresh_at == Time(0);
-        let leaders = g.leader.and_then(|leader| g.addresses.of(leader));
-        let others = g.nodes.iter().copied().filter(|node| Some(*node) != leaders);
-        let half = self.nodes.lasts / 2;
-        g.refresh_at = Time(u64::MAX);
-        for node in leaders.filter(|node| g.nodes.contains(node)).into_iter().chain(others) {
-            let Some(Heard { epoch, until, .. }) = self.nodes.nodes.get(&node).and_then(|node| node.heard)
-            else {
-                continue;
-            };
-            if now < until {
-                let lasting = until.since(now).saturating_sub(half);
-                g.refresh_at = g.refresh_at.min(now.after(lasting)).max(Time(1));
-            } else if !all {
-                continue;
-            }
-            let told = g.core.step(now, Input::Peer { node, epoch, alive_until: until });
-            if let Err(StepError::Broken(why)) = told {
-                self.effects.push(HostEffect::Halt { group, why });
-            }
-        }
-        self.touched.insert(group);
-        self.deadlines.moved(group);
     }
 
     /// The group's membership in force has changed.
     pub(super) fn share_nodes(&mut self, group: GroupId) {
         let this = self.config.node;
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
         let after: BTreeSet<NodeId> = g.addresses.nodes().filter(|node| *node != this).collect();
         self.nodes.share(group, &g.nodes, &after);
         g.nodes = after;

@@ -8,7 +8,7 @@
 //!   (see `addresses`);
 //! - proposals made where the leader is not are forwarded to its node, at most once; while no leader is known they are *parked*, bounded in
 //!   number, bytes and time;
-//! - snapshots are fetched piece by piece (see `fetch`);
+//! - snapshots are fetched piece by piece, from whoever goes on with them (see `fetch`);
 //! - nodes tell each other that they live, once for all groups (see `liveness`), and only groups that are due are looked at (see `deadlines`).
 
 mod addresses;
@@ -19,7 +19,7 @@ mod proposals;
 mod snapshots;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -29,14 +29,12 @@ use conclave_consensus::{
 };
 use conclave_transport::Packet;
 
-use self::{
-    addresses::Addresses,
-    deadlines::Deadlines,
-    fetch::{Fetch, FetchStep},
-    liveness::Nodes,
-    snapshots::Guest,
+use self::{addresses::Addresses, deadlines::Deadlines, fetch::Fetch, liveness::Nodes, snapshots::Guest};
+use crate::{
+    PieceRequest,
+    effects::{HostEffect, HostInput, ProposeError},
+    groups::Groups,
 };
-use crate::effects::{HostEffect, HostInput, ProposeError};
 
 /// How a host is set up.
 #[derive(Clone, Debug)]
@@ -51,7 +49,8 @@ pub struct HostConfig {
     pub parked_bytes_max: usize,
     /// How long they wait before they fail. Default 3 s.
     pub parked_for: Duration,
-    /// How long a snapshot's piece may take before it is asked for again, which costs little and is always allowed. Default 500 ms.
+    /// How long a snapshot's piece may take before it is asked for again, if pieces do not take longer anyway. A source that is silent for four of these
+    /// gives way to another, for ten if there is none; a fetch that stores nothing for sixty is given up. Default 500 ms.
     pub piece_timeout: Duration,
     /// How often this node says to each other that it lives: one heartbeat between two nodes for all groups they share, by which groups
     /// sleep that nobody asks anything (in Raft, `RaftConfig::quiesce`). `None`, the default: it says nothing and heeds nothing.
@@ -88,6 +87,16 @@ pub struct HostCounters {
     pub proposals_failed: u64,
     /// Times the leader of some group changed.
     pub leader_changes: u64,
+    /// Snapshots that were begun to be fetched, those begun anew included.
+    pub fetches: u64,
+    /// Times that a fetch went on from what it had received, after its source had failed or changed.
+    pub fetches_resumed: u64,
+    /// Times that what was received was thrown away because nobody could go on with it.
+    pub fetches_anew: u64,
+    /// Fetches that were given up, or whose snapshot could not be stored.
+    pub fetches_failed: u64,
+    /// Bytes of snapshots that arrived.
+    pub fetched_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -106,6 +115,8 @@ struct Group {
     parked_bytes: usize,
     reads: BTreeSet<ReadId>,
     fetch: Option<Fetch>,
+    /// One that was given up, and until when what it received is kept.
+    kept_fetch: Option<(Fetch, Time)>,
     fetches: u64,
     /// After a fetch that failed, the next is not begun before this.
     fetch_after: Time,
@@ -119,17 +130,30 @@ struct Group {
     refresh_at: Time,
     /// Its deadline as the index has it.
     indexed: Option<Time>,
+    /// Whether it is among those touched.
+    touched: bool,
+}
+
+/// Groups that something happened to since the last drain, each once: they are drained, and their deadlines looked at.
+#[derive(Debug, Default)]
+struct Touched(Vec<GroupId>);
+
+impl Touched {
+    fn add(&mut self, id: GroupId, group: &mut Group) {
+        if !std::mem::replace(&mut group.touched, true) {
+            self.0.push(id);
+        }
+    }
 }
 
 /// Every group of a process, as one value: stepped with [`HostInput`]s, drained of [`HostEffect`]s.
 #[derive(Debug)]
 pub struct Host {
     config: HostConfig,
-    groups: BTreeMap<GroupId, Group>,
+    groups: Groups<Group>,
     deadlines: Deadlines,
     nodes: Nodes,
-    /// Groups stepped since the last drain.
-    touched: BTreeSet<GroupId>,
+    touched: Touched,
     effects: Vec<HostEffect>,
     scratch: Vec<Effect>,
     counters: HostCounters,
@@ -143,10 +167,10 @@ impl Host {
         let nodes = Nodes::new(config.alive_every, config.alive_for);
         Self {
             config,
-            groups: BTreeMap::new(),
+            groups: Groups::default(),
             deadlines: Deadlines::default(),
             nodes,
-            touched: BTreeSet::new(),
+            touched: Touched::default(),
             effects: Vec::new(),
             scratch: Vec::new(),
             counters: HostCounters::default(),
@@ -157,42 +181,41 @@ impl Host {
     /// Adds a group's replica. `generation` is the state generation in use, so that a snapshot is built beside it.
     pub fn add_group(&mut self, group: GroupId, core: Box<dyn Consensus>, generation: u64) {
         let status = core.status();
-        self.groups.insert(
-            group,
-            Group {
-                core,
-                addresses: Addresses::new(status.config),
-                leader: status.leader,
-                parked: VecDeque::new(),
-                parked_count: 0,
-                parked_bytes: 0,
-                reads: BTreeSet::new(),
-                fetch: None,
-                fetches: 0,
-                fetch_after: Time(0),
-                generation,
-                guest: None,
-                unpark_at: None,
-                nodes: BTreeSet::new(),
-                refresh_at: Time(0),
-                indexed: None,
-            },
-        );
-        self.touched.insert(group);
+        let mut added = Group {
+            core,
+            addresses: Addresses::new(status.config),
+            leader: status.leader,
+            parked: VecDeque::new(),
+            parked_count: 0,
+            parked_bytes: 0,
+            reads: BTreeSet::new(),
+            fetch: None,
+            kept_fetch: None,
+            fetches: 0,
+            fetch_after: Time(0),
+            generation,
+            guest: None,
+            unpark_at: None,
+            nodes: BTreeSet::new(),
+            refresh_at: Time(0),
+            indexed: None,
+            touched: false,
+        };
+        self.touched.add(group, &mut added);
+        self.deadlines.index(group, &mut added);
+        self.groups.insert(group, added);
         self.share_nodes(group);
-        self.deadlines.moved(group);
-        self.index_deadlines();
     }
 
-    /// The groups here, in order.
+    /// The groups here, as they were added.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.groups.keys().copied()
+        self.groups.iter().map(|(group, _)| group)
     }
 
     /// A core's state.
     #[must_use]
     pub fn status(&self, group: GroupId) -> Option<Status> {
-        self.groups.get(&group).map(|g| g.core.status())
+        self.groups.get(group).map(|g| g.core.status())
     }
 
     /// What went wrong at the edges so far.
@@ -201,7 +224,7 @@ impl Host {
         self.counters
     }
 
-    /// When the host wants a `Tick`. Cheap, whatever the number of groups.
+    /// When the host wants a `Tick`, as of the last drain. Cheap, whatever the number of groups.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         [self.deadlines.first(), self.nodes.next_deadline()].into_iter().flatten().min()
@@ -210,11 +233,6 @@ impl Host {
     /// Takes one input. `now` is read after the input arrived and never goes backwards.
     pub fn step(&mut self, now: Time, input: HostInput) {
         self.now = self.now.max(now);
-        self.take(input);
-        self.index_deadlines();
-    }
-
-    fn take(&mut self, input: HostInput) {
         match input {
             HostInput::Tick => self.tick(),
             HostInput::Packets { from, packets } => {
@@ -237,23 +255,29 @@ impl Host {
             HostInput::Applied { group, slot } => self.feed(group, Input::Applied(slot)),
             HostInput::Checkpointed { group, meta } => self.feed(group, Input::Compacted(meta)),
             HostInput::Installed { group, mark } => self.feed(group, Input::SnapshotInstalled(mark)),
-            HostInput::PieceStored { group, fetch } => {
-                self.fetch_step(
-                    group,
-                    |f, now| if f.id() == fetch { f.stored(now) } else { FetchStep::Nothing },
-                );
+            HostInput::PieceStored { group, fetch, have } => {
+                self.fetch_step(group, |f, now, steps| {
+                    if f.id() == fetch {
+                        f.stored(now, have, steps);
+                    }
+                });
+            }
+            HostInput::PieceStrange { group, fetch, piece } => {
+                self.fetch_step(group, |f, now, _| {
+                    if f.id() == fetch {
+                        f.strange(now, piece);
+                    }
+                });
             }
             HostInput::SnapshotStored { group, fetch, meta } => {
-                let Some(g) = self.groups.get_mut(&group) else { return };
+                let Some(g) = self.groups.get_mut(group) else { return };
                 if g.fetch.take_if(|f| f.id() == fetch).is_some() {
                     self.feed(group, Input::SnapshotReady(meta));
                 }
             }
             HostInput::SnapshotBroken { group, fetch } => {
-                let Some(g) = self.groups.get_mut(&group) else { return };
-                if g.fetch.take_if(|f| f.id() == fetch).is_some() {
-                    g.fetch_after = self.now.after(self.config.piece_timeout);
-                    self.feed(group, Input::SnapshotFailed);
+                if self.groups.get(group).is_some_and(|g| g.fetch.as_ref().is_some_and(|f| f.id() == fetch)) {
+                    self.fetch_failed(group);
                 }
             }
         }
@@ -261,26 +285,35 @@ impl Host {
 
     /// Moves what is to be done to the end of `out`, in the order in which it is to be done.
     pub fn drain(&mut self, out: &mut Vec<HostEffect>) {
-        while let Some(group) = self.touched.pop_first() {
-            self.collect(group);
+        // Collecting may touch groups again.
+        let mut collected = 0;
+        while let Some(group) = self.touched.0.get(collected) {
+            self.collect(*group);
+            collected += 1;
         }
-        self.index_deadlines();
+        self.touched.0.clear();
         out.append(&mut self.effects);
     }
 
     /// Visits the groups that are due, and no other.
     fn tick(&mut self) {
         let now = self.now;
+        for group in self.touched.0.iter().copied() {
+            if let Some(g) = self.groups.get_mut(group) {
+                self.deadlines.index(group, g);
+            }
+        }
         self.tick_nodes();
         for group in self.deadlines.due(now) {
-            self.deadlines.moved(group);
             self.drop_overdue(group);
-            let Some(g) = self.groups.get_mut(&group) else { continue };
+            let Some(g) = self.groups.get_mut(group) else { continue };
+            self.touched.add(group, g);
             if g.core.next_deadline().is_some_and(|at| at <= now) {
                 self.feed(group, Input::Tick);
             }
             self.unpark_if_due(group);
             self.fetch_step(group, Fetch::tick);
+            self.forget_kept_fetch(group);
         }
     }
 
@@ -300,10 +333,9 @@ impl Host {
 
     /// Steps a core, which first hears what is known of its nodes. A broken invariant halts the node. Nothing for an unknown group.
     fn step_core(&mut self, group: GroupId, input: Input) -> Option<Result<(), StepError>> {
-        self.refresh(group);
-        let g = self.groups.get_mut(&group)?;
-        self.touched.insert(group);
-        self.deadlines.moved(group);
+        let g = self.groups.get_mut(group)?;
+        self.touched.add(group, g);
+        self.nodes.refresh(self.now, group, g, &mut self.effects);
         let result = g.core.step(self.now, input);
         if let Err(StepError::Broken(why)) = result {
             self.effects.push(HostEffect::Halt { group, why });
@@ -328,11 +360,15 @@ impl Host {
                     }
                 }
             }
-            Packet::SnapshotPull { group, fetch, at_least, piece } => {
-                self.serve(from, group, fetch, Slot(at_least), piece);
+            Packet::SnapshotPull { group, fetch, at_least, piece, have } => {
+                self.serve(from, group, PieceRequest { fetch, at_least: Slot(at_least), piece, have });
             }
-            Packet::SnapshotPiece { group, fetch, piece, body, last } => {
-                self.fetch_step(group, |f, now| f.arrived(now, from, fetch, piece, body, last));
+            Packet::SnapshotPiece { group, fetch, after, body, last } => {
+                self.fetch_step(group, |f, now, steps| {
+                    if f.id() == fetch {
+                        f.arrived(now, from, after, body, last, steps);
+                    }
+                });
             }
             // Requests between services pass by the host: the shell answers them.
             Packet::Request { .. } | Packet::Response { .. } => {}
@@ -340,7 +376,7 @@ impl Host {
     }
 
     fn message(&mut self, from: NodeId, group: GroupId, message: Message) {
-        let Some(g) = self.groups.get(&group) else {
+        let Some(g) = self.groups.get(group) else {
             self.counters.bad_messages += 1;
             return;
         };
@@ -351,8 +387,10 @@ impl Host {
             self.counters.bad_messages += 1;
             return;
         }
+        let named = g.addresses.names(replica);
         if self.offer(group, Input::Message(message))
-            && let Some(g) = self.groups.get_mut(&group)
+            && !named
+            && let Some(g) = self.groups.get_mut(group)
         {
             g.addresses.heard(replica, from);
         }
@@ -360,13 +398,14 @@ impl Host {
 
     /// Turns a core's effects into the host's.
     fn collect(&mut self, group: GroupId) {
+        let Some(g) = self.groups.get_mut(group) else { return };
+        g.touched = false;
         let mut scratch = std::mem::take(&mut self.scratch);
-        let Some(g) = self.groups.get_mut(&group) else { return };
         g.core.drain(&mut scratch);
-        self.deadlines.moved(group);
+        self.deadlines.index(group, g);
         let mut led_anew = false;
         for effect in scratch.drain(..) {
-            let Some(g) = self.groups.get_mut(&group) else { break };
+            let Some(g) = self.groups.get_mut(group) else { break };
             match effect {
                 Effect::Send(message) => {
                     if let Some(to) = g.addresses.of(message.to) {
@@ -405,13 +444,15 @@ impl Host {
                 }
                 Effect::FetchSnapshot { at_least, from } => self.fetch(group, at_least, &from),
                 Effect::InstallSnapshot { mark, meta } => {
-                    g.generation = meta.generation;
-                    self.effects.push(HostEffect::Install { group, mark, meta });
+                    // No lower than one that was given to a fetch since.
+                    g.generation = g.generation.max(meta.generation);
+                    self.end_fetch(group);
+                    self.effects.push(HostEffect::Install { group, mark, meta: *meta });
                 }
                 Effect::Membership { config, .. } => {
-                    g.addresses.enter(config.clone());
+                    g.addresses.enter((*config).clone());
                     self.share_nodes(group);
-                    self.effects.push(HostEffect::Membership { group, config });
+                    self.effects.push(HostEffect::Membership { group, config: *config });
                 }
                 Effect::Role { ballot, leader, serving } => {
                     led_anew |= leader.is_some() && g.leader != leader;

@@ -17,7 +17,7 @@ const UNPARK_AFTER: Duration = Duration::from_millis(50);
 impl Host {
     /// `until` is when the batch fails if no leader is found for it.
     pub(super) fn propose(&mut self, group: GroupId, batch: Vec<Proposal>, until: Time) {
-        let Some(g) = self.groups.get_mut(&group) else {
+        let Some(g) = self.groups.get_mut(group) else {
             self.fail_all(&batch, ProposeError::NoGroup);
             return;
         };
@@ -61,7 +61,7 @@ impl Host {
     }
 
     fn park(&mut self, group: GroupId, batch: Vec<Proposal>, until: Time) {
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
         let bytes = bytes_of(&batch);
         if g.parked_count + batch.len() > self.config.parked_max
             || g.parked_bytes + bytes > self.config.parked_bytes_max
@@ -73,13 +73,13 @@ impl Host {
         g.parked_bytes += bytes;
         g.parked.push_back(Parked { until, batch });
         g.unpark_at = g.leader.map(|_| self.now.after(UNPARK_AFTER));
-        self.deadlines.moved(group);
+        self.touched.add(group, g);
     }
 
     pub(super) fn unpark(&mut self, group: GroupId) {
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
         (g.parked_count, g.parked_bytes, g.unpark_at) = (0, 0, None);
-        self.deadlines.moved(group);
+        self.touched.add(group, g);
         for parked in std::mem::take(&mut g.parked) {
             self.propose(group, parked.batch, parked.until);
         }
@@ -89,7 +89,7 @@ impl Host {
     /// waits for the next.
     pub(super) fn unpark_if_due(&mut self, group: GroupId) {
         let now = self.now;
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
         if g.unpark_at.take_if(|at| *at <= now).is_some() && g.leader.is_some() {
             self.unpark(group);
         }
@@ -98,7 +98,7 @@ impl Host {
     /// Fails what has been parked for too long.
     pub(super) fn drop_overdue(&mut self, group: GroupId) {
         let now = self.now;
-        let Some(g) = self.groups.get_mut(&group) else { return };
+        let Some(g) = self.groups.get_mut(group) else { return };
         while let Some(parked) = g.parked.pop_front_if(|parked| parked.until <= now) {
             g.parked_count -= parked.batch.len();
             g.parked_bytes -= bytes_of(&parked.batch);
@@ -112,7 +112,7 @@ impl Host {
     }
 
     pub(super) fn read_barrier(&mut self, group: GroupId, id: ReadId) {
-        if let Some(g) = self.groups.get_mut(&group) {
+        if let Some(g) = self.groups.get_mut(group) {
             g.reads.insert(id);
         }
         let why = match self.step_core(group, Input::ReadBarrier { id, mode: ReadMode::Follower }) {
@@ -120,14 +120,14 @@ impl Host {
             Some(Err(StepError::Busy)) => ReadError::Busy,
             _ => ReadError::NoLeader,
         };
-        if let Some(g) = self.groups.get_mut(&group) {
+        if let Some(g) = self.groups.get_mut(group) {
             g.reads.remove(&id);
         }
         self.effects.push(HostEffect::ReadFailed { group, id, why });
     }
 
     pub(super) fn transfer(&mut self, group: GroupId, id: ProposalId, to: NodeId) {
-        let Some(g) = self.groups.get(&group) else {
+        let Some(g) = self.groups.get(group) else {
             self.fail(id, ProposeError::NoGroup);
             return;
         };
@@ -149,7 +149,7 @@ impl Host {
             // What is broken halts the node, and with it whoever waits.
             Ok(()) | Err(StepError::Broken(_)) => return,
             Err(StepError::NotLeader { leader }) => {
-                let node = |leader| self.groups.get(&group).and_then(|g| g.addresses.of(leader));
+                let node = |leader| self.groups.get(group).and_then(|g| g.addresses.of(leader));
                 ReconfigureError::NotLeader { leader: leader.and_then(node) }
             }
             Err(StepError::NotServing) => ReconfigureError::NotServing,

@@ -1,21 +1,21 @@
 //! The `apply` and `checkpoint` threads.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, mpsc::SyncSender},
     time::Duration,
 };
 
-use conclave_consensus::{Entry, GroupId, Mark, SnapshotMeta};
+use conclave_consensus::{Entries, GroupId, Mark, SnapshotMeta, Time};
 use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError, background};
 
 use super::{Fatal, Shared, ShellInput, clock};
-use crate::{Applier, HostInput};
+use crate::{Applier, HostInput, groups::Groups};
 
 /// Work for the apply thread, which owns the state machines.
 #[derive(Debug)]
 pub(crate) enum ApplyJob {
-    Entries { group: GroupId, entries: Vec<Entry> },
+    Entries { group: GroupId, entries: Entries },
     Install { group: GroupId, mark: Mark, meta: SnapshotMeta },
     Checkpointed { group: GroupId },
     Snapshot { group: GroupId, answer: SyncSender<Option<Box<dyn SnapshotSource>>> },
@@ -33,6 +33,26 @@ pub(crate) struct CheckpointJob {
 /// leaves the disk.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
+/// What is to be told of so many applied entries is told, at the latest. Until then it gathers over groups, whose jobs may be small: to wake those
+/// who wait costs as much for one entry as for many.
+const TOLD_ENTRIES: usize = 128;
+
+/// What clients and the host are to be told.
+#[derive(Default)]
+struct Tidings {
+    replies: Replies,
+    inputs: Vec<ShellInput>,
+    entries: usize,
+}
+
+impl Tidings {
+    fn tell(&mut self, shared: &Shared) {
+        self.entries = 0;
+        shared.waiters.answer(&mut self.replies);
+        shared.inbox.push_all(&mut self.inputs);
+    }
+}
+
 /// A group on the apply thread.
 struct Group {
     applier: Applier,
@@ -40,51 +60,52 @@ struct Group {
     held: VecDeque<ApplyJob>,
 }
 
-pub(super) fn run(shared: &Arc<Shared>, appliers: BTreeMap<GroupId, Applier>) {
-    let mut groups: BTreeMap<GroupId, Group> = appliers
+pub(super) fn run(shared: &Arc<Shared>, appliers: Vec<(GroupId, Applier)>) {
+    let mut groups: Groups<Group> = appliers
         .into_iter()
         .map(|(group, applier)| (group, Group { applier, held: VecDeque::new() }))
         .collect();
-    for (group, of) in &groups {
-        if publish_membership(shared, *group, &of.applier) {
-            shared.inbox.push(ShellInput::Removed { group: *group });
+    for (group, of) in groups.iter() {
+        if publish_membership(shared, group, &of.applier) {
+            shared.inbox.push(ShellInput::Removed { group });
         }
     }
     let mut jobs = Vec::new();
-    let mut replies = Vec::new();
+    let mut tidings = Tidings::default();
     let mut swept = clock::now();
     while shared.applies.take(Some(CHECKPOINT_EVERY), &mut jobs) {
         for job in jobs.drain(..) {
             match job {
                 ApplyJob::Entries { group, .. } | ApplyJob::Install { group, .. } => {
-                    let Some(of) = groups.get_mut(&group) else { continue };
+                    let Some(of) = groups.get_mut(group) else { continue };
                     of.held.push_back(job);
-                    proceed(shared, group, of, &mut replies);
+                    proceed(shared, group, of, &mut tidings);
                 }
                 ApplyJob::Checkpointed { group } => {
-                    let Some(of) = groups.get_mut(&group) else { continue };
+                    let Some(of) = groups.get_mut(group) else { continue };
                     if let Some(meta) = of.applier.checkpointed() {
                         tracing::debug!(%group, slot = %meta.slot, "checkpoint is durable");
-                        shared.inbox.push(ShellInput::Host(HostInput::Checkpointed { group, meta }));
+                        tidings.inputs.push(ShellInput::Host(HostInput::Checkpointed { group, meta }));
                     }
-                    proceed(shared, group, of, &mut replies);
+                    proceed(shared, group, of, &mut tidings);
                 }
                 // Whoever asked waits on this very channel.
                 ApplyJob::Snapshot { group, answer } => {
-                    let _ = answer.send(groups.get(&group).and_then(|of| of.applier.snapshot()));
+                    let _ = answer.send(groups.get(group).and_then(|of| of.applier.snapshot()));
                 }
                 ApplyJob::Receive { group, generation, answer } => {
-                    if let Some(of) = groups.get(&group) {
+                    if let Some(of) = groups.get(group) {
                         let _ = answer.send(of.applier.receive(generation));
                     }
                 }
             }
         }
+        tidings.tell(shared);
         if clock::now().since(swept) >= CHECKPOINT_EVERY {
             swept = clock::now();
-            for (group, of) in &mut groups {
+            for (group, of) in groups.iter_mut() {
                 if let Some(job) = of.applier.checkpoint() {
-                    shared.checkpoints.push(CheckpointJob { group: *group, job });
+                    shared.checkpoints.push(CheckpointJob { group, job });
                 }
             }
         }
@@ -93,7 +114,7 @@ pub(super) fn run(shared: &Arc<Shared>, appliers: BTreeMap<GroupId, Applier>) {
 }
 
 /// Does what is held, as far as the checkpoint under way allows.
-fn proceed(shared: &Arc<Shared>, group: GroupId, of: &mut Group, replies: &mut Replies) {
+fn proceed(shared: &Shared, group: GroupId, of: &mut Group, tidings: &mut Tidings) {
     while let Some(job) = of.held.pop_front() {
         match job {
             ApplyJob::Entries { .. } if of.applier.is_saturated() => {
@@ -107,38 +128,50 @@ fn proceed(shared: &Arc<Shared>, group: GroupId, of: &mut Group, replies: &mut R
             }
             ApplyJob::Entries { entries, .. } => {
                 let applier = &mut of.applier;
-                let changed = applier.apply(&entries, &|id| shared.waiters.is_ours(id), replies);
+                let changed = applier.apply(&entries, &|id| shared.waiters.is_ours(id), &mut tidings.replies);
+                tidings.entries += entries.len();
                 // Before the answers: a client that has its answer reads it here at once.
                 let removed = changed && publish_membership(shared, group, applier);
                 let slot = applier.applied();
-                if let Some(gate) = shared.gates.get(&group) {
+                if let Some(gate) = shared.gates.get(group) {
                     gate.applied(slot);
                 }
-                shared.waiters.answer(replies);
-                shared.inbox.push(ShellInput::Host(HostInput::Applied { group, slot }));
+                tidings.inputs.push(ShellInput::Host(HostInput::Applied { group, slot }));
                 if removed {
-                    shared.inbox.push(ShellInput::Removed { group });
+                    tidings.inputs.push(ShellInput::Removed { group });
+                }
+                if tidings.entries >= TOLD_ENTRIES {
+                    tidings.tell(shared);
                 }
                 if let Some(job) = applier.checkpoint_if_due() {
                     shared.checkpoints.push(CheckpointJob { group, job });
                 }
             }
-            ApplyJob::Install { mark, meta, .. } => install(shared, group, &mut of.applier, mark, &meta),
+            ApplyJob::Install { mark, meta, .. } => {
+                install(shared, group, &mut of.applier, mark, &meta, &mut tidings.inputs);
+            }
             ApplyJob::Checkpointed { .. } | ApplyJob::Snapshot { .. } | ApplyJob::Receive { .. } => {}
         }
     }
 }
 
-fn install(shared: &Arc<Shared>, group: GroupId, applier: &mut Applier, mark: Mark, meta: &SnapshotMeta) {
+fn install(
+    shared: &Shared,
+    group: GroupId,
+    applier: &mut Applier,
+    mark: Mark,
+    meta: &SnapshotMeta,
+    inputs: &mut Vec<ShellInput>,
+) {
     match applier.install(meta) {
         Ok(()) => {
             tracing::info!(%group, slot = %meta.slot, "snapshot installed");
-            if let Some(gate) = shared.gates.get(&group) {
+            if let Some(gate) = shared.gates.get(group) {
                 gate.applied(meta.slot);
             }
-            shared.inbox.push(ShellInput::Host(HostInput::Installed { group, mark }));
+            inputs.push(ShellInput::Host(HostInput::Installed { group, mark }));
             if publish_membership(shared, group, applier) {
-                shared.inbox.push(ShellInput::Removed { group });
+                inputs.push(ShellInput::Removed { group });
             }
         }
         Err(source) => shared.halt(Fatal::State { group, source }),
@@ -160,11 +193,21 @@ fn publish_membership(shared: &Shared, group: GroupId, applier: &Applier) -> boo
     shared.replicas.get(&group).is_some_and(|replica| config.has_removed(*replica))
 }
 
+/// How long the memory that checkpoints took may stay with the allocator. To give it back costs as much for a small checkpoint as for a large one,
+/// and those of many groups are many and small.
+const RELEASE_EVERY: Duration = Duration::from_secs(1);
+
 /// Writes one checkpoint after the other.
 pub(super) fn run_checkpoints(shared: &Arc<Shared>) {
     background::stand_back();
     let mut taken = Vec::new();
-    while shared.checkpoints.take(None, &mut taken) {
+    // When memory is given back; nothing if none was taken since.
+    let mut release_at = None;
+    loop {
+        let wait = release_at.map(|at: Time| at.since(clock::now()));
+        if !shared.checkpoints.take(wait, &mut taken) {
+            return;
+        }
         for CheckpointJob { group, job } in taken.drain(..) {
             let began = clock::now();
             match run_job(job) {
@@ -179,8 +222,11 @@ pub(super) fn run_checkpoints(shared: &Arc<Shared>) {
                     return;
                 }
             }
+            release_at.get_or_insert(began.after(RELEASE_EVERY));
         }
-        background::release_memory();
+        if release_at.take_if(|at| *at <= clock::now()).is_some() {
+            background::release_memory();
+        }
     }
 }
 

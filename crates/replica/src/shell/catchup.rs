@@ -1,4 +1,7 @@
 //! The `catchup` thread: log read-back and snapshots, so that nothing slow stands in the way of the rest.
+//!
+//! Who reads the log back, or stores, goes first; between two pieces served everything else has its turn. Pieces are served to those who ask in turn, within
+//! one budget for all of them: see [`ShellConfig::serve_bytes_per_second`](super::ShellConfig).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,12 +10,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use conclave_consensus::{GroupId, LogReadId, NodeId, Slot, SlotRange};
-use conclave_storage::{LogStore, SnapshotSink, StateError};
+use conclave_consensus::{GroupId, LogReadId, NodeId, SlotRange};
+use conclave_storage::{LogStore, StateError};
 use conclave_transport::Packet;
 
 use super::{Shared, ShellInput, apply::ApplyJob, budget::Budget, clock};
-use crate::{HostInput, SnapshotServer};
+use crate::{
+    ArrivedPiece, HostInput, PieceRequest, Served, SnapshotReceiver, SnapshotServer,
+    snapshot::PIECES_INFLIGHT_MAX,
+};
 
 /// How long a fetch may rest before it is forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -21,20 +27,24 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) enum CatchupJob {
     ReadLog { group: GroupId, id: LogReadId, range: SlotRange, bytes_max: u32 },
-    Store { group: GroupId, fetch: u64, piece: u64, generation: u64, body: Bytes, last: bool },
-    Serve { to: NodeId, group: GroupId, fetch: u64, at_least: Slot, piece: u64 },
+    Store { group: GroupId, piece: ArrivedPiece },
+    Forget { group: GroupId, fetch: u64 },
+    Serve { to: NodeId, group: GroupId, request: PieceRequest },
 }
 
 pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
     let mut jobs = Vec::new();
     let mut servers: BTreeMap<GroupId, SnapshotServer> = BTreeMap::new();
-    let mut sinks: BTreeMap<GroupId, (u64, Box<dyn SnapshotSink>)> = BTreeMap::new();
+    let mut receivers: BTreeMap<GroupId, SnapshotReceiver> = BTreeMap::new();
     let mut swept = clock::now();
     let mut budget = Budget::new(shared.serve_bytes_per_second);
     let mut waiting = Waiting::default();
     loop {
-        let pause = budget.wait(clock::now()).filter(|_| !waiting.is_empty());
-        if !shared.catchups.take(Some(pause.unwrap_or(SWEEP_EVERY)), &mut jobs) {
+        let pause = match budget.wait(clock::now()) {
+            _ if waiting.is_empty() => SWEEP_EVERY,
+            pause => pause.unwrap_or(Duration::ZERO),
+        };
+        if !shared.catchups.take(Some(pause), &mut jobs) {
             return;
         }
         if clock::now().since(swept) >= SWEEP_EVERY {
@@ -49,42 +59,47 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
                         Err(error) => return shared.halt(error.into()),
                     }
                 }
-                CatchupJob::Store { group, fetch, piece, generation, body, last } => {
-                    tracing::debug!(%group, fetch, piece, bytes = body.len(), last, "snapshot piece arrived");
-                    let input = match store(shared, &mut sinks, group, fetch, piece, generation, body, last) {
-                        Ok(input) => input,
-                        Err(error) => {
-                            tracing::warn!(%group, %error, "snapshot piece refused");
-                            sinks.remove(&group);
-                            HostInput::SnapshotBroken { group, fetch }
-                        }
+                CatchupJob::Store { group, piece } => {
+                    let mut open = |generation| {
+                        let (answer, sink) = mpsc::sync_channel(1);
+                        shared.applies.push(ApplyJob::Receive { group, generation, answer });
+                        // Without an answer the shell is stopping.
+                        sink.recv().unwrap_or(Err(StateError::Closed))
                     };
-                    tell(shared, input);
+                    let receiver = receivers.entry(group).or_default();
+                    tell(shared, receiver.store(group, piece, &mut open));
                 }
-                CatchupJob::Serve { to, group, fetch, at_least, piece } => {
-                    waiting.ask(to, group, Piece { fetch, at_least, piece });
+                CatchupJob::Forget { group, fetch } => receivers.entry(group).or_default().forget(fetch),
+                CatchupJob::Serve { to, group, request } => {
+                    if waiting.ask(to, group, request) {
+                        later(shared, to, group, request);
+                    }
                 }
             }
         }
-        while budget.wait(clock::now()).is_none()
-            && let Some((to, group, piece)) = waiting.next()
+        if budget.wait(clock::now()).is_none()
+            && let Some((to, group, request)) = waiting.next()
         {
-            budget.spend(clock::now(), serve(shared, &mut servers, to, group, piece));
+            let server = servers.entry(group).or_default();
+            match serve(shared, server, to, group, request) {
+                Some(bytes) => budget.spend(clock::now(), bytes),
+                None => waiting.wait_on(to, group, request),
+            }
         }
     }
 }
 
-/// Which piece is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Piece {
-    fetch: u64,
-    at_least: Slot,
-    piece: u64,
-}
-
-/// Who waits for a piece, in the order of asking. Who asks again takes the place that it has: so a node has one place in each group.
+/// Who waits for pieces, in turn.
 #[derive(Debug, Default)]
-struct Waiting(VecDeque<(NodeId, GroupId, Piece)>);
+struct Waiting(VecDeque<Place>);
+
+/// What a node waits for in a group, in the order of asking.
+#[derive(Debug)]
+struct Place {
+    to: NodeId,
+    group: GroupId,
+    requests: VecDeque<PieceRequest>,
+}
 
 /// How many may wait; who finds no place asks again.
 const WAITING_MAX: usize = 1_024;
@@ -94,95 +109,137 @@ impl Waiting {
         self.0.is_empty()
     }
 
-    fn ask(&mut self, to: NodeId, group: GroupId, piece: Piece) {
-        if let Some(place) = self.0.iter_mut().find(|(node, of, _)| (*node, *of) == (to, group)) {
-            place.2 = piece;
-        } else if self.0.len() < WAITING_MAX {
-            self.0.push_back((to, group, piece));
-        }
+    fn place(&mut self, to: NodeId, group: GroupId) -> Option<&mut Place> {
+        self.0.iter_mut().find(|place| (place.to, place.group) == (to, group))
     }
 
-    fn next(&mut self) -> Option<(NodeId, GroupId, Piece)> {
-        self.0.pop_front()
+    /// Says whether the piece was waited for already: then the asker is to know that it was heard.
+    fn ask(&mut self, to: NodeId, group: GroupId, request: PieceRequest) -> bool {
+        let Some(Place { requests, .. }) = self.place(to, group) else {
+            if self.0.len() < WAITING_MAX {
+                self.0.push_back(Place { to, group, requests: VecDeque::from([request]) });
+            }
+            return false;
+        };
+        // Nobody fetches twice at a time.
+        requests.retain(|older| older.fetch == request.fetch);
+        if let Some(same) = requests.iter_mut().find(|older| older.piece == request.piece) {
+            *same = request;
+            return true;
+        }
+        if (requests.len() as u64) < PIECES_INFLIGHT_MAX {
+            requests.push_back(request);
+        }
+        false
+    }
+
+    /// The first of whose turn it is, who then is the last.
+    fn next(&mut self) -> Option<(NodeId, GroupId, PieceRequest)> {
+        let Place { to, group, mut requests } = self.0.pop_front()?;
+        let request = requests.pop_front()?;
+        if !requests.is_empty() {
+            self.0.push_back(Place { to, group, requests });
+        }
+        Some((to, group, request))
+    }
+
+    /// It takes another turn or more.
+    fn wait_on(&mut self, to: NodeId, group: GroupId, request: PieceRequest) {
+        match self.place(to, group) {
+            Some(place) => place.requests.push_front(request),
+            None => self.0.push_back(Place { to, group, requests: VecDeque::from([request]) }),
+        }
     }
 }
 
-/// Sends a piece, and says how long it was.
+/// Sends a piece, and says how long it was; `None` if there is more to be done before.
 fn serve(
     shared: &Shared,
-    servers: &mut BTreeMap<GroupId, SnapshotServer>,
+    server: &mut SnapshotServer,
     to: NodeId,
     group: GroupId,
-    Piece { fetch, at_least, piece }: Piece,
-) -> usize {
+    request: PieceRequest,
+) -> Option<usize> {
     let began = clock::now();
     let mut open = || {
         let (answer, source) = mpsc::sync_channel(1);
         shared.applies.push(ApplyJob::Snapshot { group, answer });
         source.recv().ok().flatten()
     };
-    let served = servers.entry(group).or_default().piece(to, fetch, at_least, piece, &mut open);
-    let (body, last) = served.unwrap_or_else(|error| {
+    let served = server.serve(to, request, &mut open).unwrap_or_else(|error| {
         tracing::warn!(%group, %error, "snapshot cannot be read");
-        (Bytes::new(), true)
+        Served::Gone
     });
+    let PieceRequest { fetch, piece, have, .. } = request;
+    let (after, body, last) = match served {
+        Served::Piece { after, body, last } => (after, body, last),
+        Served::Gone => (have, Bytes::new(), true),
+        Served::Nothing => return Some(0),
+        Served::Later => return None,
+    };
     tracing::debug!(%group, %to, fetch, piece, bytes = body.len(), last, took = ?clock::now().since(began), "snapshot piece served");
     let bytes = body.len();
-    shared.transport().send(to, &mut vec![Packet::SnapshotPiece { group, fetch, piece, body, last }]);
-    bytes
+    let packet = Packet::SnapshotPiece { group, fetch, after, body, last };
+    shared.transport().send(to, &mut vec![packet]);
+    Some(bytes)
+}
+
+/// Says that a piece will come.
+fn later(shared: &Shared, to: NodeId, group: GroupId, PieceRequest { fetch, have, .. }: PieceRequest) {
+    let packet = Packet::SnapshotPiece { group, fetch, after: have, body: Bytes::new(), last: false };
+    shared.transport().send(to, &mut vec![packet]);
 }
 
 fn tell(shared: &Shared, input: HostInput) {
     shared.inbox.push(ShellInput::Host(input));
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one piece")]
-fn store(
-    shared: &Shared,
-    sinks: &mut BTreeMap<GroupId, (u64, Box<dyn SnapshotSink>)>,
-    group: GroupId,
-    fetch: u64,
-    piece: u64,
-    generation: u64,
-    body: Bytes,
-    last: bool,
-) -> Result<HostInput, StateError> {
-    if piece == 0 {
-        // Dropped before the next one is begun: an unfinished sink leaves nothing.
-        sinks.remove(&group);
-        let (answer, sink) = mpsc::sync_channel(1);
-        shared.applies.push(ApplyJob::Receive { group, generation, answer });
-        let Ok(sink) = sink.recv() else { return Ok(HostInput::SnapshotBroken { group, fetch }) };
-        sinks.insert(group, (fetch, sink?));
-    }
-    let Some((_, mut sink)) = sinks.remove(&group).filter(|(of, _)| *of == fetch) else {
-        return Ok(HostInput::SnapshotBroken { group, fetch });
-    };
-    sink.piece(body)?;
-    if last {
-        return Ok(HostInput::SnapshotStored { group, fetch, meta: sink.finish()? });
-    }
-    sinks.insert(group, (fetch, sink));
-    Ok(HostInput::PieceStored { group, fetch })
-}
-
 #[cfg(test)]
 mod tests {
+    use conclave_consensus::Slot;
+    use conclave_transport::SnapshotPrefix;
+
     use super::*;
 
+    fn request(fetch: u64, piece: u64) -> PieceRequest {
+        let have = SnapshotPrefix { pieces: piece, ..SnapshotPrefix::default() };
+        PieceRequest { fetch, at_least: Slot(1), piece, have }
+    }
+
+    fn next(waiting: &mut Waiting) -> Option<(u64, u64)> {
+        waiting.next().map(|(node, _, request)| (node.0, request.piece))
+    }
+
     #[test]
-    fn who_asks_again_keeps_its_place_and_takes_no_second() {
+    fn those_who_wait_are_served_in_turn_however_much_one_asks() {
         let mut waiting = Waiting::default();
-        let piece = |piece| Piece { fetch: 1, at_least: Slot(1), piece };
-        waiting.ask(NodeId(1), GroupId(1), piece(0));
-        waiting.ask(NodeId(2), GroupId(1), piece(0));
-        waiting.ask(NodeId(1), GroupId(1), piece(1));
-        assert_eq!(waiting.next(), Some((NodeId(1), GroupId(1), piece(1))));
-        assert_eq!(waiting.next(), Some((NodeId(2), GroupId(1), piece(0))));
-        assert!(waiting.is_empty());
+        for piece in 0..100 {
+            assert!(!waiting.ask(NodeId(1), GroupId(1), request(1, piece)));
+        }
+        assert!(waiting.ask(NodeId(1), GroupId(1), request(1, 3)), "it waits for that one");
+        for node in [2, 3] {
+            waiting.ask(NodeId(node), GroupId(1), request(1, 0));
+        }
+        let served: Vec<_> = std::iter::from_fn(|| next(&mut waiting)).collect();
+        let alone = (2..PIECES_INFLIGHT_MAX).map(|piece| (1, piece));
+        assert_eq!(served[..4], [(1, 0), (2, 0), (3, 0), (1, 1)]);
+        assert_eq!(served[4..], alone.collect::<Vec<_>>());
         for node in 0..2_000 {
-            waiting.ask(NodeId(node), GroupId(1), piece(0));
+            waiting.ask(NodeId(node), GroupId(1), request(1, 0));
         }
         assert_eq!(waiting.0.len(), WAITING_MAX);
+    }
+
+    #[test]
+    fn a_new_fetch_takes_the_place_of_the_old_and_who_takes_long_lets_others_by() {
+        let mut waiting = Waiting::default();
+        waiting.ask(NodeId(1), GroupId(1), request(1, 4));
+        waiting.ask(NodeId(1), GroupId(1), request(2, 0));
+        waiting.ask(NodeId(2), GroupId(1), request(1, 0));
+        assert_eq!(next(&mut waiting), Some((1, 0)));
+        waiting.wait_on(NodeId(1), GroupId(1), request(2, 0));
+        assert_eq!(next(&mut waiting), Some((2, 0)));
+        assert_eq!(next(&mut waiting), Some((1, 0)));
+        assert!(waiting.is_empty());
     }
 }

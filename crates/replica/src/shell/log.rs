@@ -23,6 +23,7 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
     let mut marks = BTreeMap::new();
     let mut packets: BTreeMap<NodeId, Vec<Packet>> = BTreeMap::new();
     let mut installs = Vec::new();
+    let mut logged_all = Vec::new();
     while shared.logs.take(None, &mut jobs) {
         for job in jobs.drain(..) {
             match job {
@@ -60,11 +61,9 @@ pub(super) fn run(shared: &Arc<Shared>, log: &dyn LogStore) {
                 packets.clear();
             }
         }
-        for (group, mark) in std::mem::take(&mut marks) {
-            shared.inbox.push(ShellInput::Host(HostInput::Logged { group, mark }));
-        }
-        for install in installs.drain(..) {
-            shared.applies.push(install);
-        }
+        let logged = |(group, mark)| ShellInput::Host(HostInput::Logged { group, mark });
+        logged_all.extend(std::mem::take(&mut marks).into_iter().map(logged));
+        shared.inbox.push_all(&mut logged_all);
+        shared.applies.push_all(&mut installs);
     }
 }

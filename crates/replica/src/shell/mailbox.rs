@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Many senders, one taker, which waits as its bell does: a thread on a [`Condvar`], a task on a [`Notify`].
@@ -61,6 +61,25 @@ impl<T, B: Bell> Mailbox<T, B> {
         let _ = self.put(item, usize::MAX);
     }
 
+    /// Puts in as [`push`](Self::push) does, in order, and takes the lock and rings once for all.
+    pub(crate) fn push_all(&self, items: &mut Vec<T>) {
+        if items.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.closed {
+            drop(state);
+            items.clear();
+            return;
+        }
+        if state.items.is_empty() {
+            std::mem::swap(&mut state.items, items)
+        } else {
+            state.items.append(items)
+        }
+        self.wake(state);
+    }
+
     fn put(&self, item: T, items_max: usize) -> Result<(), Refused> {
         let mut state = self.state.lock();
         if state.closed {
@@ -70,12 +89,16 @@ impl<T, B: Bell> Mailbox<T, B> {
             return Err(Refused::Full);
         }
         state.items.push(item);
+        self.wake(state);
+        Ok(())
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
         let wake = std::mem::take(&mut state.waiting);
         drop(state);
         if wake {
             self.bell.ring();
         }
-        Ok(())
     }
 
     /// Throws away what waits: its taker is gone, and whoever waits for an answer must see that.
@@ -151,6 +174,21 @@ mod tests {
         let mut taken = Vec::new();
         assert!(mailbox.take(None, &mut taken));
         assert_eq!(taken, [1, 3]);
+    }
+
+    #[test]
+    fn many_come_in_order_behind_what_is_there_and_none_after_the_end() {
+        let mailbox = Mailbox::<_, Condvar>::new(1);
+        mailbox.push_all(&mut vec![1, 2]);
+        mailbox.push_all(&mut vec![3, 4]);
+        mailbox.push_all(&mut Vec::new());
+        let mut taken = Vec::new();
+        assert!(mailbox.take(None, &mut taken));
+        assert_eq!(std::mem::take(&mut taken), [1, 2, 3, 4]);
+        mailbox.close();
+        let mut late = vec![5];
+        mailbox.push_all(&mut late);
+        assert!(late.is_empty() && !mailbox.take(None, &mut taken));
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub use self::{
 };
 use crate::{
     Applier, CheckpointPolicy, Host, HostConfig, HostCounters, HostInput, ProposeError, ReconfigureError,
+    groups::Groups,
 };
 
 /// How a shell is set up.
@@ -74,8 +75,9 @@ pub struct ShellConfig {
     pub reads_max: usize,
     /// How many bunches of packets may wait for the host; more are dropped. Default 4,096.
     pub packets_max: usize,
-    /// How many bytes a second of snapshots this node serves, to all who fetch together, so that one who catches up does not hurt the rest. It
-    /// takes some MiB: a fetch that gets no piece (about 1 MiB) for some seconds is given up. `None`, the default: as many as are asked for.
+    /// How many bytes a second of snapshots this node serves, to all who fetch together and in turn, so that those who catch up do not hurt the rest. It
+    /// takes some 100 KiB for each of them: a fetch that gets no piece (about 1 MiB) for 60 of [`HostConfig::piece_timeout`] is given up. `None`, the
+    /// default: as many as are asked for.
     pub serve_bytes_per_second: Option<u64>,
     /// Told of slow work, for metrics.
     pub observer: Option<Arc<dyn ShellObserver>>,
@@ -171,12 +173,12 @@ pub(crate) struct Shared {
     packets_max: usize,
     serve_bytes_per_second: Option<u64>,
     waiters: Arc<Waiters>,
-    gates: BTreeMap<GroupId, Arc<ReadGate>>,
+    gates: Groups<Arc<ReadGate>>,
     roles: BTreeMap<GroupId, watch::Sender<Role>>,
     configs: Mutex<BTreeMap<GroupId, Config>>,
     memberships: BTreeMap<GroupId, watch::Sender<Config>>,
     replicas: BTreeMap<GroupId, ReplicaId>,
-    committed: BTreeMap<GroupId, AtomicU64>,
+    committed: Groups<AtomicU64>,
     counters: Mutex<HostCounters>,
     observer: Option<Arc<dyn ShellObserver>>,
     calls: Calls,
@@ -239,7 +241,7 @@ impl Shared {
         self.checkpoints.close();
         self.catchups.close();
         self.waiters.fail_all(ProposeError::Stopped);
-        self.gates.values().for_each(|gate| gate.fail_all());
+        self.gates.iter().for_each(|(_, gate)| gate.fail_all());
     }
 }
 
@@ -329,10 +331,10 @@ impl Prepared {
         // Nobody else holds a `Prepared`, so nothing was set before.
         let _ = shared.transport.set(transport);
         let mut host = Host::new(config.host.clone());
-        let mut appliers = BTreeMap::new();
+        let mut appliers = Vec::new();
         for GroupSetup { group, core, machine, state } in groups {
             host.add_group(group, core, state.generation);
-            appliers.insert(group, Applier::new(machine, state, config.checkpoint));
+            appliers.push((group, Applier::new(machine, state, config.checkpoint)));
         }
         let mut threads = Vec::new();
         let mut spawn = |name: &'static str, work: ThreadBody| {
@@ -457,7 +459,7 @@ impl Handle {
     /// # Errors
     /// See [`BarrierError`]. The want of a leader is no error: the caller's timeout ends the wait.
     pub async fn read_barrier(&self, group: GroupId) -> Result<(), BarrierError> {
-        let gate = self.shared.gates.get(&group).ok_or(BarrierError::NoGroup)?;
+        let gate = self.shared.gates.get(group).ok_or(BarrierError::NoGroup)?;
         let (turn, baton) = gate.enter()?;
         pass_on(baton);
         let baton = turn.await.unwrap_or(Err(BarrierError::Stopped))?;
@@ -492,7 +494,7 @@ impl Handle {
     /// Everything up to here is applied.
     #[must_use]
     pub fn applied(&self, group: GroupId) -> Slot {
-        self.shared.gates.get(&group).map(|gate| gate.applied_slot()).unwrap_or_default()
+        self.shared.gates.get(group).map(|gate| gate.applied_slot()).unwrap_or_default()
     }
 
     /// The engine's state. `None` for an unknown group or a stopped shell.
@@ -511,7 +513,7 @@ impl Handle {
     /// Everything up to here is known chosen and was handed to the apply thread.
     #[must_use]
     pub fn committed(&self, group: GroupId) -> Slot {
-        let handed = self.shared.committed.get(&group).map_or(0, |slot| slot.load(Ordering::Relaxed));
+        let handed = self.shared.committed.get(group).map_or(0, |slot| slot.load(Ordering::Relaxed));
         Slot(handed).max(self.applied(group))
     }
 

@@ -59,7 +59,7 @@ fn a_replica_heard_from_one_node_is_not_heard_from_another() {
 fn who_leaves_is_written_to_and_heard_for_as_long_as_the_core_does() {
     let mut fixture = Fixture::new();
     let config = Config::of_voters([1, 2].map(|n| (ReplicaId(n), NodeId(n * 10))));
-    fixture.emit(Effect::Membership { config, at: Slot(5), committed: false });
+    fixture.emit(Effect::Membership { config: config.into(), at: Slot(5), committed: false });
     fixture.emit(Effect::Send(message(1, 3)));
     assert_eq!(receivers(&drained(&mut fixture)), [30]);
     let steps = fixture.steps().len();

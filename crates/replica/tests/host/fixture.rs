@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Class, Config, Consensus, Effect, Epoch, GroupId, Input, Message, NodeId, Proposal, ProposalId,
-    ReplicaId, Slot, Status, StepError, Time,
+    Ballot, Class, Config, Consensus, Effect, Entries, Epoch, GroupId, Head, Input, Message, NodeId,
+    Proposal, ProposalId, ReplicaId, Slot, Status, StepError, Time,
 };
 use conclave_replica::{Host, HostConfig, HostEffect, HostInput, ProposeError};
 use conclave_transport::Packet;
@@ -153,8 +153,8 @@ pub(crate) fn message(from: u64, to: u64) -> Message {
         from: ReplicaId(from),
         to: ReplicaId(to),
         class: Class::Control,
-        head: Bytes::new(),
-        entries: Vec::new(),
+        head: Head::default(),
+        entries: Entries::default(),
     }
 }
 

@@ -75,3 +75,24 @@ fn a_sleeping_group_takes_what_is_asked_of_it() {
     cluster.run(Duration::from_secs(10));
     assert_eq!(cluster.take_tally().other, 0);
 }
+
+/// Of five, one word of another's life is no quorum: the core must not judge before it has heard all that its host knows.
+#[test]
+fn a_group_of_five_keeps_its_leader_when_it_is_woken_after_a_long_sleep() {
+    const FEW: u64 = 10;
+    let mut cluster = Cluster::new(5, FEW, true);
+    cluster.run(Duration::from_mins(1));
+    let ballots = |cluster: &Cluster| -> Vec<_> {
+        let leads = |group| cluster.leader(GroupId(group)).unwrap();
+        let status = |group| cluster.nodes[&leads(group)].host.status(GroupId(group)).unwrap();
+        (1..=FEW).map(|group| status(group).ballot).collect()
+    };
+    let before = ballots(&cluster);
+    cluster.take_tally();
+    for group in 1..=FEW {
+        cluster.propose(NodeId(group % 5 + 1), GroupId(group));
+    }
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.take_tally().commands, 5 * FEW);
+    assert_eq!(ballots(&cluster), before);
+}

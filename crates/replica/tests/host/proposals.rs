@@ -74,6 +74,14 @@ fn proposals_wait_for_a_leader_bounded_in_number_and_time() {
 }
 
 #[test]
+fn a_tick_sees_what_was_stepped_since_the_last_drain() {
+    let mut fixture = Fixture::led_by(None);
+    fixture.host.step(Time(0), propose(1));
+    let late = Time(0).after(Duration::from_secs(4));
+    assert_eq!(failures(&fixture.step(late, HostInput::Tick)), [(1, ProposeError::NoLeader)]);
+}
+
+#[test]
 fn parked_proposals_go_on_once_there_is_a_leader() {
     let mut fixture = Fixture::led_by(None);
     fixture.step(Time(0), propose(1));

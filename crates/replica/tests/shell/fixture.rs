@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -70,6 +70,8 @@ pub(crate) struct Gated {
     log: MemoryLog,
     held: Mutex<bool>,
     released: Condvar,
+    /// How many syncs were asked for.
+    pub(crate) syncs: AtomicU64,
     pub(crate) broken: AtomicBool,
 }
 
@@ -94,6 +96,7 @@ impl LogStore for Gated {
     }
 
     fn sync(&self) -> Result<(), LogError> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
         let mut held = self.held.lock();
         while *held {
             self.released.wait(&mut held);
@@ -122,6 +125,68 @@ impl fmt::Debug for Node {
     }
 }
 
+/// A sum beside a state of so many pieces, each of so many bytes.
+#[derive(Debug)]
+pub(crate) struct Heavy {
+    sum: Sum,
+    pieces: usize,
+    piece_bytes: usize,
+}
+
+impl Heavy {
+    pub(crate) fn new(pieces: usize, piece_bytes: usize) -> Self {
+        Self { sum: Sum::default(), pieces, piece_bytes }
+    }
+}
+
+impl StateMachine for Heavy {
+    fn apply(&mut self, entries: &[Entry], waits: &dyn Fn(ProposalId) -> bool, replies: &mut Replies) {
+        self.sum.apply(entries, waits, replies);
+    }
+
+    fn pending_bytes(&self) -> usize {
+        0
+    }
+
+    fn checkpoint(&mut self, _: SnapshotMeta) -> Option<Box<dyn Job>> {
+        None
+    }
+
+    fn checkpointed(&mut self) {}
+
+    fn snapshot(&self) -> Option<Box<dyn SnapshotSource>> {
+        Some(Box::new(Weight { left: self.pieces, piece_bytes: self.piece_bytes }))
+    }
+
+    fn receive(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, StateError> {
+        self.sum.receive(generation)
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta) -> Result<(), StateError> {
+        self.sum.install(meta)
+    }
+}
+
+#[derive(Debug)]
+struct Weight {
+    left: usize,
+    piece_bytes: usize,
+}
+
+impl SnapshotSource for Weight {
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { slot: Slot(1), ..SnapshotMeta::default() }
+    }
+
+    fn next(&mut self, _: usize) -> Result<Option<Bytes>, StateError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        Ok(Some(Bytes::from(vec![self.left as u8; self.piece_bytes])))
+    }
+}
+
 /// Every replica of a group of so many.
 pub(crate) fn start(nodes: u64, adjust: impl Fn(&mut ShellConfig)) -> Vec<Node> {
     let network = MemoryNetwork::new();
@@ -138,6 +203,25 @@ pub(crate) fn start_one(
     adjust: &dyn Fn(&mut ShellConfig),
     answerer: Option<Arc<dyn Answerer>>,
 ) -> Node {
+    start_with(network, node, replica, members, adjust, answerer, Box::new(Sum::default()))
+}
+
+/// As [`start_one`], with a machine of its own.
+pub(crate) fn start_with(
+    network: &MemoryNetwork,
+    node: u64,
+    replica: ReplicaId,
+    members: &Config,
+    adjust: &dyn Fn(&mut ShellConfig),
+    answerer: Option<Arc<dyn Answerer>>,
+    machine: Box<dyn StateMachine>,
+) -> Node {
+    let group = GroupSetup { machine, ..setup(GROUP, node, replica, members) };
+    start_groups(network, node, vec![group], adjust, answerer)
+}
+
+/// A group's replica without a state.
+fn setup(group: GroupId, node: u64, replica: ReplicaId, members: &Config) -> GroupSetup {
     let state = SnapshotMeta { config: members.clone(), ..SnapshotMeta::default() };
     let boot = Boot {
         replica,
@@ -146,14 +230,31 @@ pub(crate) fn start_one(
         entries: Vec::new(),
         first: Slot(1),
         now: boot_time(),
-        seed: node,
+        seed: group.0 << 32 | node,
     };
     let timing = Timing { heartbeat: Duration::from_millis(40), election: Duration::from_millis(400) };
     let core = Raft::new(boot, RaftConfig { timing, ..RaftConfig::default() }).unwrap();
+    GroupSetup { group, core: Box::new(core), machine: Box::new(Sum::default()), state }
+}
+
+/// As many nodes, each with a replica of as many groups, numbered from [`GROUP`] on.
+pub(crate) fn start_many(nodes: u64, groups: u64) -> Vec<Node> {
+    let network = MemoryNetwork::new();
+    let members = Config::of_voters((1..=nodes).map(|n| (ReplicaId(n), NodeId(n))));
+    let all = |n| (0..groups).map(|nth| setup(GroupId(GROUP.0 + nth), n, ReplicaId(n), &members)).collect();
+    (1..=nodes).map(|n| start_groups(&network, n, all(n), &|_| {}, None)).collect()
+}
+
+fn start_groups(
+    network: &MemoryNetwork,
+    node: u64,
+    groups: Vec<GroupSetup>,
+    adjust: &dyn Fn(&mut ShellConfig),
+    answerer: Option<Arc<dyn Answerer>>,
+) -> Node {
     let mut config = ShellConfig::of(NodeId(node), Epoch(1));
     adjust(&mut config);
-    let setup = GroupSetup { group: GROUP, core: Box::new(core), machine: Box::new(Sum::default()), state };
-    let prepared = Prepared::new(config, vec![setup], answerer);
+    let prepared = Prepared::new(config, groups, answerer);
     let transport = network.join(NodeId(node), prepared.inbound());
     let log = Arc::new(Gated::default());
     let shell = prepared
@@ -167,6 +268,10 @@ pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
 }
 
 pub(crate) async fn add(handle: &Handle, number: u64) -> Result<u64, ProposeError> {
-    let sum = within(handle.propose(GROUP, Bytes::from(number.to_string()))).await?;
+    add_to(handle, GROUP, number).await
+}
+
+pub(crate) async fn add_to(handle: &Handle, group: GroupId, number: u64) -> Result<u64, ProposeError> {
+    let sum = within(handle.propose(group, Bytes::from(number.to_string()))).await?;
     Ok(std::str::from_utf8(&sum).unwrap().parse().unwrap())
 }

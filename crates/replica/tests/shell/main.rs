@@ -4,5 +4,7 @@
 
 mod calls;
 mod fixture;
+mod groups;
 mod membership;
 mod serving;
+mod snapshots;

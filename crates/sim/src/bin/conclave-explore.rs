@@ -10,9 +10,13 @@ const USAGE: &str = "\
 Walks every schedule of a small group of Raft cores within bounds, and checks every state.
 
 Usage: conclave-explore [--replicas N] [--terms N] [--proposals N] [--in-flight N] [--writes N] [--crashes N]
-                        [--repetitions N] [--removals N] [--states-max N] [--bug NAME]
+                        [--repetitions N] [--changes N] [--spare 1] [--led 1] [--states-max N] [--bug NAME] [--mutant NAME]
 
-  --bug NAME   put a bug in: acknowledges-early, stale-record
+  --changes N    so many changes of membership
+  --spare 1      the last replica is no member at first
+  --led 1        begin when the first replica leads
+  --bug NAME     put a bug in around the cores: acknowledges-early, stale-record, forgets-changes
+  --mutant NAME  put a known bug in, in a build with the feature `mutants`
 Exit code 1 if anything was violated.";
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(Bounds, Option<Bug>), String> {
@@ -30,11 +34,20 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(Bounds, Option<
             "--writes" => bounds.writes = number()?,
             "--crashes" => bounds.crashes = small()?,
             "--repetitions" => bounds.repetitions = small()?,
-            "--removals" => bounds.removals = small()?,
+            "--changes" => bounds.changes = small()?,
+            "--spare" => bounds.spare = number()? > 0,
+            "--led" => bounds.led = number()? > 0,
             "--states-max" => bounds.states_max = number()?,
             "--bug" => {
                 let named = Bug::NAMED.iter().find(|(name, _)| *name == value);
                 bug = Some(named.ok_or_else(|| format!("no bug {value}"))?.1);
+            }
+            #[cfg(feature = "mutants")]
+            "--mutant" => {
+                let named = conclave_consensus::Mutant::named(&value);
+                conclave_consensus::Mutant::choose_here(Some(
+                    named.ok_or_else(|| format!("no mutant {value}"))?,
+                ));
             }
             other => return Err(format!("unknown argument {other}")),
         }

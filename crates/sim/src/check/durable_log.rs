@@ -24,11 +24,15 @@ struct Durable {
 impl Durable {
     fn change(&mut self, ops: &[LogOp]) {
         self.log.change_all(ops);
-        self.held.extend(ops.iter().filter_map(|op| match op {
-            LogOp::Put(entry) => Some(entry.ballot),
-            LogOp::Reset(meta) => Some(meta.ballot),
-            LogOp::Meta(_) | LogOp::TruncateFrom(_) | LogOp::CutBelow(_) => None,
-        }));
+        for op in ops {
+            match op {
+                LogOp::Put(entries) => self.held.extend(entries.iter().map(|entry| entry.ballot)),
+                LogOp::Reset(meta) => {
+                    self.held.insert(meta.ballot);
+                }
+                LogOp::Meta(_) | LogOp::TruncateFrom(_) | LogOp::CutBelow(_) => {}
+            }
+        }
     }
 }
 
@@ -50,13 +54,15 @@ impl DurableLog {
 
     /// A core asks for this: it may have a configuration in force by which a joint one ends, before its disk has it.
     pub fn asked(&mut self, op: &LogOp) {
-        if let LogOp::Put(Entry { kind: Kind::Config, payload, slot, ballot, .. }) = op
-            && let Ok(config) = Config::decode(payload)
-            && !config.is_joint()
-        {
-            let end = (*slot, *ballot, config);
-            if !self.ends.contains(&end) {
-                self.ends.push(end);
+        let LogOp::Put(entries) = op else { return };
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::Config) {
+            if let Ok(config) = Config::decode(&entry.payload)
+                && !config.is_joint()
+            {
+                let end = (entry.slot, entry.ballot, config);
+                if !self.ends.contains(&end) {
+                    self.ends.push(end);
+                }
             }
         }
     }
@@ -180,10 +186,10 @@ mod tests {
     /// Slots 1 and 2 durable; 3 pending; then 2 replaced in a later term, pending.
     fn check() -> DurableLog {
         let mut check = DurableLog::default();
-        check.appended(ONE, &[LogOp::Put(entry(1, 1)), LogOp::Put(entry(2, 1))]);
+        check.appended(ONE, &[LogOp::Put(entry(1, 1).into()), LogOp::Put(entry(2, 1).into())]);
         check.synced(ONE);
-        check.appended(ONE, &[LogOp::Put(entry(3, 1))]);
-        check.appended(ONE, &[LogOp::TruncateFrom(Slot(2)), LogOp::Put(entry(2, 2))]);
+        check.appended(ONE, &[LogOp::Put(entry(3, 1).into())]);
+        check.appended(ONE, &[LogOp::TruncateFrom(Slot(2)), LogOp::Put(entry(2, 2).into())]);
         check
     }
 
@@ -226,13 +232,14 @@ mod tests {
         let mut check = check();
         let kept = MirrorEntry::of(&entry(2, 1));
         assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_err());
-        check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1)), LogOp::Put(entry(2, 1))]);
+        check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1).into()), LogOp::Put(entry(2, 1).into())]);
         assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_err());
         check.synced(ReplicaId(3));
         assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_ok());
         check.forget(ONE);
         assert!(check.chosen(Slot(2), kept, (Slot(0), &config)).is_err());
     }
+
     #[test]
     fn fires_on_what_only_the_incoming_voters_of_a_joint_configuration_hold() {
         let three = Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))));
@@ -244,14 +251,14 @@ mod tests {
         let mut check = DurableLog::default();
         let hold = |check: &mut DurableLog, replicas: std::ops::RangeInclusive<u64>| {
             for replica in replicas.map(ReplicaId) {
-                check.appended(replica, &[LogOp::Put(entry(1, 1)), LogOp::Put(entry(2, 1))]);
+                check.appended(replica, &[LogOp::Put(entry(1, 1).into()), LogOp::Put(entry(2, 1).into())]);
                 check.synced(replica);
             }
         };
         let kept = |slot| MirrorEntry::of(&entry(slot, 1));
         hold(&mut check, 5..=6);
         assert!(check.chosen(Slot(2), kept(2), (Slot(1), &joint)).is_err());
-        check.asked(&LogOp::Put(end));
+        check.asked(&LogOp::Put(end.into()));
         assert!(
             check.chosen(Slot(2), kept(2), (Slot(1), &joint)).is_ok(),
             "its leader may have the end in force"
@@ -259,7 +266,7 @@ mod tests {
         assert!(check.chosen(Slot(1), kept(1), (Slot(1), &joint)).is_err(), "the joint one itself");
         let late = Entry { slot: Slot(4), ..entry(4, 1) };
         for replica in [5, 6].map(ReplicaId) {
-            check.appended(replica, &[LogOp::Put(late.clone())]);
+            check.appended(replica, &[LogOp::Put(late.clone().into())]);
             check.synced(replica);
         }
         assert!(
@@ -274,14 +281,14 @@ mod tests {
     fn a_quorum_in_a_ballot_is_of_those_that_held_an_entry_of_that_very_ballot() {
         let config = Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))));
         let mut check = check();
-        check.appended(ReplicaId(2), &[LogOp::Put(entry(1, 3))]);
+        check.appended(ReplicaId(2), &[LogOp::Put(entry(1, 3).into())]);
         check.synced(ReplicaId(2));
         assert!(!check.has_quorum_in(&config, Ballot::term(1)), "a later ballot is another's");
-        check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1))]);
+        check.appended(ReplicaId(3), &[LogOp::Put(entry(1, 1).into())]);
         assert!(!check.has_quorum_in(&config, Ballot::term(1)), "it is not durable");
         check.synced(ReplicaId(3));
         assert!(check.has_quorum_in(&config, Ballot::term(1)));
-        check.appended(ReplicaId(3), &[LogOp::TruncateFrom(Slot(1)), LogOp::Put(entry(1, 3))]);
+        check.appended(ReplicaId(3), &[LogOp::TruncateFrom(Slot(1)), LogOp::Put(entry(1, 3).into())]);
         check.synced(ReplicaId(3));
         check.booted(ReplicaId(3), Slot(1), &[entry(1, 3)]).unwrap();
         assert!(check.has_quorum_in(&config, Ballot::term(1)), "it held one");

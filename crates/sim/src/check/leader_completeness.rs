@@ -60,7 +60,7 @@ mod tests {
             payload: Bytes::from_static(b"a"),
         };
         let (mut check, mut logs) = (LeaderCompleteness::default(), LogMatching::default());
-        logs.change(NodeId(1), &LogOp::Put(entry.clone())).unwrap();
+        logs.change(NodeId(1), &LogOp::Put(entry.clone().into())).unwrap();
         check.committed(Slot(1), MirrorEntry::of(&entry), Ballot::term(2));
         assert!(check.leads(NodeId(1), Ballot::term(3), &logs).is_ok());
         assert!(check.leads(NodeId(2), Ballot::term(2), &logs).is_ok(), "it may have lost the race");

@@ -55,10 +55,12 @@ impl LogMatching {
     /// If an entry differs from one of the same slot and term elsewhere, or follows another one than there.
     pub fn change(&mut self, node: NodeId, op: &LogOp) -> Result<(), Violation> {
         match op {
-            LogOp::Put(entry) => return self.put(node, entry),
-            other => self.mirrors.entry(node).or_default().change(other),
+            LogOp::Put(entries) => entries.iter().try_for_each(|entry| self.put(node, entry)),
+            other => {
+                self.mirrors.entry(node).or_default().change(other);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     fn put(&mut self, node: NodeId, entry: &Entry) -> Result<(), Violation> {
@@ -135,9 +137,7 @@ impl Mirror {
     fn change(&mut self, op: &LogOp) {
         match op {
             LogOp::Meta(_) => {}
-            LogOp::Put(entry) => {
-                self.entries.insert(entry.slot, MirrorEntry::of(entry));
-            }
+            LogOp::Put(entries) => self.put_all(entries),
             LogOp::TruncateFrom(slot) => {
                 self.entries.split_off(slot);
             }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn put(check: &mut LogMatching, node: u64, e: Entry) -> Result<(), Violation> {
-        check.change(NodeId(node), &LogOp::Put(e))
+        check.change(NodeId(node), &LogOp::Put(e.into()))
     }
 
     #[test]

@@ -65,15 +65,15 @@ impl MembershipRules {
         disks: &DurableLog,
     ) -> Result<(), Violation> {
         match op {
-            LogOp::Put(entry) if entry.slot == Slot(1) => {
-                self.check_first(node, entry)?;
-                self.put(node, entry);
-            }
-            LogOp::Put(entry) if entry.kind == Kind::Config => {
-                if leads == Some(entry.ballot) {
-                    self.check_next(node, entry, disks)?;
+            LogOp::Put(entries) => {
+                for entry in entries {
+                    if entry.slot == Slot(1) {
+                        self.check_first(node, entry)?;
+                    } else if entry.kind == Kind::Config && leads == Some(entry.ballot) {
+                        self.check_next(node, entry, disks)?;
+                    }
+                    self.put(node, entry);
                 }
-                self.put(node, entry);
             }
             LogOp::TruncateFrom(slot) => {
                 self.logs.entry(node).or_default().split_off(slot);
@@ -83,7 +83,7 @@ impl MembershipRules {
                 *log = log.split_off(&meta.slot.next());
                 log.insert(meta.slot, meta.config.clone());
             }
-            LogOp::Put(_) | LogOp::Meta(_) | LogOp::CutBelow(_) => {}
+            LogOp::Meta(_) | LogOp::CutBelow(_) => {}
         }
         Ok(())
     }
@@ -186,12 +186,12 @@ mod tests {
     fn appends(next: &Config, disks: u64) -> Result<(), Violation> {
         let mut durable = DurableLog::default();
         for replica in (1..=disks).map(ReplicaId) {
-            durable.appended(replica, &[LogOp::Put(entry(1, 2, Kind::Noop, &three()))]);
+            durable.appended(replica, &[LogOp::Put(entry(1, 2, Kind::Noop, &three()).into())]);
             durable.synced(replica);
         }
         let mut check = MembershipRules::default();
         check.booted(1, Slot(0), &three(), &[]);
-        let op = LogOp::Put(entry(2, 2, Kind::Config, next));
+        let op = LogOp::Put(entry(2, 2, Kind::Config, next).into());
         check.change(1, &op, Some(Ballot::term(2)), &durable)
     }
 
@@ -237,7 +237,7 @@ mod tests {
         let mut check = MembershipRules::default();
         check.founded_as(&three());
         let mut begins = |kind, config: &Config| {
-            check.change(1, &LogOp::Put(entry(1, 1, kind, config)), None, &DurableLog::default())
+            check.change(1, &LogOp::Put(entry(1, 1, kind, config).into()), None, &DurableLog::default())
         };
         assert_eq!(begins(Kind::Config, &three()), Ok(()));
         assert!(begins(Kind::Noop, &three()).is_err());

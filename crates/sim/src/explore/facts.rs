@@ -1,6 +1,6 @@
 //! What must be remembered of the past to judge a state, and the invariants over all replicas.
 
-use conclave_consensus::ProposalId;
+use conclave_consensus::{Config, ProposalId, ReplicaId};
 
 use super::replica::{Cell, View};
 use crate::check::Violation;
@@ -74,8 +74,8 @@ impl Facts {
         }
     }
 
-    /// Judges all replicas together. What was chosen must be durable on `quorum` of them.
-    pub(super) fn check(&self, views: &[&View], quorum: usize) -> Result<(), Violation> {
+    /// Judges all replicas together, of a group that began with the membership `founders`.
+    pub(super) fn check(&self, views: &[&View], founders: &Config) -> Result<(), Violation> {
         for (number, one) in views.iter().enumerate() {
             for (other_number, other) in views.iter().enumerate().skip(number + 1) {
                 logs_match(&one.log, &other.log).map_err(|slot| {
@@ -92,14 +92,39 @@ impl Facts {
             }
         }
         for (slot, (cell, _)) in self.chosen.iter().enumerate() {
-            let holders = views.iter().filter(|view| view.durable.get(slot) == Some(cell)).count();
-            if holders < quorum {
+            let holds = |id: ReplicaId| {
+                views.iter().any(|view| view.id == id && view.durable.get(slot) == Some(cell))
+            };
+            if !self.may_have_counted(slot, views, founders, &|config| config.is_commit_quorum(holds)) {
+                let holders: Vec<u64> =
+                    views.iter().map(|view| view.id).filter(|id| holds(*id)).map(|id| id.0).collect();
                 let what =
-                    format!("{cell:?} was chosen at slot {} and is durable on {holders} only", slot + 1);
+                    format!("{cell:?} was chosen at slot {} and is durable on {holders:?} only", slot + 1);
                 return Err(violation("durability", what));
             }
         }
         Ok(())
+    }
+
+    /// Whether a membership satisfies `quorum` by which a leader can have counted when it found the entry at `slot` chosen: the last chosen one
+    /// before that slot, or a later one. A chosen joint one is followed by its successor, which may be in no log any more.
+    fn may_have_counted(
+        &self,
+        slot: usize,
+        views: &[&View],
+        founders: &Config,
+        quorum: &dyn Fn(&Config) -> bool,
+    ) -> bool {
+        let logged = || views.iter().flat_map(|view| view.configs.iter().map(move |config| (*view, config)));
+        let is_chosen = |view: &View, at: usize| {
+            self.chosen.get(at).is_some_and(|(chosen, _)| view.log.get(at) == Some(chosen))
+        };
+        let before = logged().filter(|(view, (at, _))| *at < slot && is_chosen(view, *at));
+        let begin = before.map(|(_, (at, _))| *at).max();
+        (begin.is_none() && quorum(founders))
+            || logged().any(|(_, (at, config))| {
+                begin.is_none_or(|begin| *at >= begin) && (quorum(config) || quorum(&config.after_joint()))
+            })
     }
 
     fn leader_is_complete(&self, number: usize, view: &View) -> Result<(), Violation> {
@@ -129,14 +154,38 @@ fn logs_match(one: &[Cell], other: &[Cell]) -> Result<(), usize> {
 
 #[cfg(test)]
 mod tests {
+    use conclave_consensus::{MembershipChange, NodeId};
+
     use super::*;
 
     fn cell(term: u64, sequence: u64) -> Cell {
         (term, ProposalId { sequence, ..ProposalId::NONE })
     }
 
+    fn founders() -> Config {
+        Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))))
+    }
+
     fn view(term: u64, leads: bool, committed: usize, log: &[Cell]) -> View {
-        View { term, leads, committed, log: log.to_vec(), durable: log.to_vec(), writes: 0 }
+        let (id, config, configs) = (ReplicaId(1), founders(), Vec::new());
+        View {
+            id,
+            config,
+            configs,
+            term,
+            leads,
+            committed,
+            log: log.to_vec(),
+            durable: log.to_vec(),
+            writes: 0,
+        }
+    }
+
+    /// Judges replicas 1, 2 and so on.
+    fn check(facts: &Facts, views: &[&View]) -> &'static str {
+        let named = (1..).zip(views).map(|(id, view)| View { id: ReplicaId(id), ..View::clone(view) });
+        let named: Vec<View> = named.collect();
+        invariant(facts.check(&named.iter().collect::<Vec<_>>(), &founders()))
     }
 
     fn invariant(result: Result<(), Violation>) -> &'static str {
@@ -172,10 +221,25 @@ mod tests {
         let mut facts = Facts::default();
         let (full, empty) = (view(1, true, 1, &[cell(1, 1)]), view(1, false, 0, &[]));
         facts.learn(0, &full, &[]).unwrap();
-        assert_eq!(invariant(facts.check(&[&full, &empty, &empty], 2)), "durability");
-        assert_eq!(invariant(facts.check(&[&full, &full, &view(2, true, 0, &[])], 2)), "leader completeness");
+        assert_eq!(check(&facts, &[&full, &empty, &empty]), "durability");
+        assert_eq!(check(&facts, &[&full, &full, &view(2, true, 0, &[])]), "leader completeness");
         let differs = view(1, false, 0, &[cell(1, 2)]);
-        assert_eq!(invariant(facts.check(&[&full, &full, &differs], 2)), "log matching");
-        assert_eq!(invariant(facts.check(&[&full, &full, &empty], 2)), "none");
+        assert_eq!(check(&facts, &[&full, &full, &differs]), "log matching");
+        assert_eq!(check(&facts, &[&full, &full, &empty]), "none");
+    }
+
+    #[test]
+    fn what_is_chosen_after_a_change_is_counted_by_what_it_changed_to() {
+        let (log, config) = ([cell(1, 1), cell(1, 2)], founders());
+        let joint = config.changed(&[MembershipChange::Remove(ReplicaId(2))], ReplicaId(0)).unwrap();
+        let mut facts = Facts::default();
+        let changed = View { configs: vec![(0, joint)], ..view(1, true, 2, &log) };
+        let follower = View { leads: false, ..changed.clone() };
+        let (behind, empty) = (view(1, false, 0, &log[..1]), view(1, false, 0, &[]));
+        facts.learn(0, &changed, &[]).unwrap();
+        // The change itself counts by three, or by both; what follows by both, or by the two that are left.
+        assert_eq!(check(&facts, &[&changed, &behind, &follower]), "none");
+        assert_eq!(check(&facts, &[&changed, &empty, &follower]), "none");
+        assert_eq!(check(&facts, &[&changed, &follower, &behind]), "durability");
     }
 }

@@ -1,8 +1,8 @@
 //! Exhaustive exploration of the production Raft core at small size.
 //!
 //! A simulation draws schedules; here *all* of them are walked, breadth first, as long as they stay within [`Bounds`]: every order of
-//! deliveries, losses, repetitions, timeouts, proposals, completions of writes and crashes, of two or three real [`Raft`](conclave_raft::Raft)
-//! cores. The first violation found is thus one with the fewest steps.
+//! deliveries, losses, repetitions, timeouts, proposals, changes of membership, completions of writes and crashes, of two or three real
+//! [`Raft`](conclave_raft::Raft) cores. The first violation found is thus one with the fewest steps.
 //!
 //! # Vocabulary
 //! * A *replica's state* is its core, its disk and the writes on their way to it. Equal ones are kept once, and what an
@@ -12,9 +12,14 @@
 //!
 //! # What is checked
 //! In every state: one leader a term; logs that agree on a slot's term agree below it; a leader holds everything that was chosen before
-//! its term; nothing else is ever chosen at a slot; what was chosen is durable on a quorum, whoever crashed; nothing is applied that
-//! is not durable here; what was said to be dropped is not chosen. And at every step: no core refuses what a correct peer sent,
+//! its term; nothing else is ever chosen at a slot; what was chosen is durable on a quorum of a membership by which it can have been chosen, whoever
+//! crashed; nothing is applied that is not durable here; what was said to be dropped is not chosen. And at every step: no core refuses what a correct peer sent,
 //! refuses to boot from its own disk, or panics.
+//!
+//! # Membership
+//! With [`Bounds::changes`] a leader is asked for every change of one replica: to remove a voter, itself too, or a learner, to promote one, and, where
+//! the group begins with fewer voters than there are replicas, to add a voter or a learner on the last node, which is empty and
+//! lives from the first message to it; and once in one request to remove all but itself. A replica that is removed goes on as if nobody told it.
 //!
 //! # How time is taken out
 //! Replicas' clocks are never compared, so each has its own, moved by two actions: the deadline that the core named comes, or an election
@@ -45,8 +50,13 @@ pub const REPLICAS_MAX: usize = 3;
 /// How far the exploration goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// How many replicas, all voters: 1 to [`REPLICAS_MAX`].
+    /// How many replicas: 1 to [`REPLICAS_MAX`].
     pub replicas: usize,
+    /// Whether the last of them is no member at first.
+    pub spare: bool,
+    /// Whether the exploration begins when the first one leads term 1 and all is at rest, and not with empty disks: what a group does about
+    /// its membership lies deeper than an election.
+    pub led: bool,
     /// No replica enters a higher term.
     pub terms: u64,
     /// So many commands are proposed, one at a time.
@@ -59,8 +69,8 @@ pub struct Bounds {
     pub crashes: u8,
     /// So many messages are delivered and stay in flight.
     pub repetitions: u8,
-    /// So many times a leader is asked to remove a replica. A core that does not offer it is not asked.
-    pub removals: u8,
+    /// So many times a leader takes a change of membership.
+    pub changes: u8,
     /// Ends the exploration, incomplete, once so many states were found.
     pub states_max: usize,
 }
@@ -71,13 +81,15 @@ impl Bounds {
     pub fn small() -> Self {
         Self {
             replicas: 3,
+            spare: false,
+            led: false,
             terms: 1,
             proposals: 1,
             in_flight: 3,
             writes: 2,
             crashes: 1,
             repetitions: 0,
-            removals: 0,
+            changes: 0,
             states_max: usize::MAX,
         }
     }
@@ -90,12 +102,17 @@ pub enum Bug {
     AcknowledgesEarly,
     /// After a crash the oldest record of term and vote that goes with the log is read.
     StaleRecord,
+    /// After a crash the changes of membership in the log are passed over.
+    ForgetsChanges,
 }
 
 impl Bug {
     /// All of them, by name.
-    pub const NAMED: [(&str, Self); 2] =
-        [("acknowledges-early", Self::AcknowledgesEarly), ("stale-record", Self::StaleRecord)];
+    pub const NAMED: [(&str, Self); 3] = [
+        ("acknowledges-early", Self::AcknowledgesEarly),
+        ("stale-record", Self::StaleRecord),
+        ("forgets-changes", Self::ForgetsChanges),
+    ];
 }
 
 /// What an exploration came to.
@@ -117,6 +134,8 @@ pub struct Report {
     pub leaders: usize,
     /// The most entries that were chosen.
     pub chosen: usize,
+    /// Every membership that was in force somewhere: its voters and, where it is joint, those it replaces.
+    pub memberships: Vec<String>,
     /// The first violation, and the shortest way to it.
     pub violation: Option<Counterexample>,
 }
@@ -135,13 +154,14 @@ impl fmt::Display for Report {
         let extent = if self.complete { "the whole space within the bounds" } else { "a part of the space" };
         write!(
             f,
-            "{} distinct states, {} steps, depth {}: {extent} ({} states of single replicas, {} messages, {} leaders, at most {} chosen)",
+            "{} distinct states, {} steps, depth {}: {extent} ({} states of single replicas, {} messages, {} leaders, {} memberships, at most {} chosen)",
             self.states,
             self.steps,
             self.depth,
             self.replica_states,
             self.messages,
             self.leaders,
+            self.memberships.len(),
             self.chosen
         )?;
         if let Some(found) = &self.violation {

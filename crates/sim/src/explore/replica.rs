@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Boot, Config, Consensus, Effect, Entry, Input, LogOp, Mark, MembershipChange, Message, NodeId, Outcome,
-    Proposal, ProposalId, ReplicaId, Slot, SnapshotMeta, StepError, Time, Timing,
+    Boot, Config, Consensus, Effect, Entry, Input, Kind, LogOp, Mark, MembershipChange, Message, NodeId,
+    Outcome, Proposal, ProposalId, ReplicaId, Slot, SnapshotMeta, StepError, Time, Timing,
 };
 use conclave_raft::{Raft, RaftConfig};
 
@@ -18,6 +18,8 @@ use super::{Bug, canonical};
 /// Long beside any number of heartbeats within the bounds.
 const ELECTION: Duration = Duration::from_secs(3600);
 const HEARTBEAT: Duration = Duration::from_millis(1);
+/// Why a core refuses an answer of whom its membership does not name. All others are of correct peers.
+const STRANGER: &str = "a stranger's answer";
 
 /// What can happen to a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,8 +36,21 @@ pub(super) enum Action {
     Persist,
     /// A crash and a boot; of the writes on their way so many are on the disk.
     Crash { kept: u8 },
-    /// The replica is asked to remove another.
-    Remove(u8),
+    /// As leader, the replica is asked for a change, its `number`th.
+    Change { number: u8, change: Change },
+}
+
+/// A change of membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Change {
+    /// The last node gets a voter.
+    AddVoter,
+    /// The last node gets a learner.
+    AddLearner,
+    Promote(ReplicaId),
+    Remove(ReplicaId),
+    /// All others go, in one request.
+    Alone,
 }
 
 /// What an action came to.
@@ -63,6 +78,11 @@ pub(super) type Cell = (u64, ProposalId);
 /// What the checks look at.
 #[derive(Clone, Debug)]
 pub(super) struct View {
+    pub(super) id: ReplicaId,
+    /// The membership in force there.
+    pub(super) config: Config,
+    /// The memberships in its log, by place.
+    pub(super) configs: Vec<(usize, Config)>,
     pub(super) term: u64,
     pub(super) leads: bool,
     pub(super) committed: usize,
@@ -91,9 +111,12 @@ struct Write {
 
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
+    /// Nobody, as long as a replica is none.
     id: ReplicaId,
-    replicas: usize,
-    core: Raft,
+    /// How many voters there are at first.
+    voters: u64,
+    /// Missing on a node that has no replica yet.
+    core: Option<Raft>,
     now: Time,
     disk: Disk,
     writes: VecDeque<Write>,
@@ -113,9 +136,11 @@ impl Disk {
                     }
                     self.meta = meta.clone();
                 }
-                LogOp::Put(entry) => {
-                    self.log.truncate(index(entry.slot));
-                    self.log.push(entry.clone());
+                LogOp::Put(entries) => {
+                    for entry in entries {
+                        self.log.truncate(index(entry.slot));
+                        self.log.push(entry.clone());
+                    }
                 }
                 LogOp::TruncateFrom(slot) => self.log.truncate(index(*slot)),
                 // Nothing is compacted within the bounds, and no snapshot is offered.
@@ -130,12 +155,18 @@ fn index(slot: Slot) -> usize {
     usize::try_from(slot.0.saturating_sub(1)).unwrap_or(usize::MAX)
 }
 
-fn boot(id: ReplicaId, replicas: usize, disk: &Disk, now: Time) -> Result<Raft, String> {
-    let members = (1..=replicas as u64).map(|id| (ReplicaId(id), NodeId(id)));
+/// The membership at first.
+pub(super) fn founders(voters: u64) -> Config {
+    Config::of_voters((1..=voters).map(|id| (ReplicaId(id), NodeId(id))))
+}
+
+fn boot(id: ReplicaId, voters: u64, disk: &Disk, now: Time) -> Result<Raft, String> {
+    // One that is added is told by its leader who belongs to the group.
+    let config = if id.0 <= voters { founders(voters) } else { Config::default() };
     let boot = Boot {
         replica: id,
         meta: disk.meta.clone(),
-        state: SnapshotMeta { config: Config::of_voters(members), ..SnapshotMeta::default() },
+        state: SnapshotMeta { config, ..SnapshotMeta::default() },
         entries: disk.log.clone(),
         first: Slot(1),
         now,
@@ -147,16 +178,24 @@ fn boot(id: ReplicaId, replicas: usize, disk: &Disk, now: Time) -> Result<Raft, 
 }
 
 impl Replica {
-    /// A replica that never ran.
-    pub(super) fn new(id: u64, replicas: usize) -> Result<Self, String> {
+    /// A replica that never ran, of a group that begins with so many voters.
+    pub(super) fn new(id: u64, voters: u64) -> Result<Self, String> {
+        let vacant = Self::vacant(voters);
         let (id, disk) = (ReplicaId(id), Disk::default());
-        let core = boot(id, replicas, &disk, Time(0))?;
-        Ok(Self { id, replicas, core, now: Time(0), disk, writes: VecDeque::new() })
+        let core = Some(boot(id, voters, &disk, Time(0))?);
+        Ok(Self { id, core, ..vacant })
+    }
+
+    /// A node without a replica, beside a group that begins with so many voters.
+    pub(super) fn vacant(voters: u64) -> Self {
+        let (id, disk) = (ReplicaId(0), Disk::default());
+        Self { id, voters, core: None, now: Time(0), disk, writes: VecDeque::new() }
     }
 
     /// The text that stands for this state.
     pub(super) fn canonical(&self) -> String {
-        let mut text = canonical::reduce(&format!("{:?}", self.core), self.now, ELECTION);
+        let Some(core) = &self.core else { return String::new() };
+        let mut text = canonical::reduce(&format!("{core:?}"), self.now, ELECTION);
         text.push_str(&format!("{:?}", self.disk));
         for write in &self.writes {
             text.push_str(&format!("{:?}{:?}{}", write.ops, write.then, write.mark.is_some()));
@@ -165,15 +204,22 @@ impl Replica {
     }
 
     pub(super) fn view(&self) -> View {
-        let status = self.core.status();
         let mut written = self.disk.clone();
         for write in &self.writes {
             written.write(&write.ops, None);
         }
+        let of = |entry: &Entry| Config::decode(&entry.payload).ok().filter(|_| entry.kind == Kind::Config);
+        let configs =
+            written.log.iter().enumerate().filter_map(|(at, entry)| Some((at, of(entry)?))).collect();
+        let status = self.core.as_ref().map(Consensus::status);
+        let committed = status.as_ref().map_or(0, |status| status.committed.0);
         View {
-            term: status.ballot.round,
-            leads: status.leader == Some(self.id),
-            committed: usize::try_from(status.committed.0).unwrap_or(usize::MAX),
+            id: self.id,
+            term: status.as_ref().map_or(0, |status| status.ballot.round),
+            leads: status.as_ref().is_some_and(|status| status.leader == Some(self.id)),
+            committed: usize::try_from(committed).unwrap_or(usize::MAX),
+            config: status.map(|status| status.config).unwrap_or_default(),
+            configs,
             log: cells(&written.log),
             durable: cells(&self.disk.log),
             writes: self.writes.len(),
@@ -199,15 +245,26 @@ impl Replica {
         bug: Option<Bug>,
     ) -> Result<Option<Said>, String> {
         let mut said = Said::default();
-        let stepped = match action {
+        match action {
             Action::Receive(_) => {
                 let Some(message) = message else { return Ok(None) };
-                self.core.step(self.now, Input::Message(message.clone()))
+                if self.core.is_none() {
+                    self.id = message.to;
+                    self.core = Some(boot(self.id, self.voters, &self.disk, self.now)?);
+                }
+                let now = self.now;
+                match self.core().step(now, Input::Message(message.clone())) {
+                    // Whom its membership does not name, or no longer; or an earlier replica of this node was meant.
+                    Err(StepError::BadMessage { why: STRANGER, .. }) => return Ok(Some(said)),
+                    Err(StepError::BadMessage { .. }) if message.to != self.id => return Ok(Some(said)),
+                    other => self.must(other)?,
+                }
             }
+            _ if self.core.is_none() => return Ok(None),
             Action::Tick => {
-                let Some(deadline) = self.core.next_deadline() else { return Ok(None) };
+                let Some(deadline) = self.core().next_deadline() else { return Ok(None) };
                 self.now = self.now.max(deadline);
-                self.core.step(self.now, Input::Tick)
+                self.step(Input::Tick)?;
             }
             Action::Silence => {
                 self.now = self.now.after(ELECTION);
@@ -216,18 +273,18 @@ impl Replica {
             Action::Propose(number) => {
                 let id = ProposalId { node: NodeId(1), sequence: u64::from(number) + 1 };
                 let batch = vec![Proposal { id, payload: Bytes::new() }];
-                match self.core.step(self.now, Input::Propose { batch, only_in: None }) {
+                let now = self.now;
+                match self.core().step(now, Input::Propose { batch, only_in: None }) {
                     Err(StepError::NotLeader { .. } | StepError::Busy) => return Ok(None),
-                    other => other,
+                    other => self.must(other)?,
                 }
             }
-            Action::Remove(replica) => {
-                let id = ProposalId { node: NodeId(2), sequence: u64::from(replica) };
-                let change = MembershipChange::Remove(ReplicaId(u64::from(replica)));
-                match self.core.step(self.now, Input::Reconfigure { id, changes: vec![change] }) {
-                    // Refused in this state, or not offered.
-                    Err(_) => return Ok(None),
-                    other => other,
+            Action::Change { number, change } => {
+                let id = ProposalId { node: NodeId(2), sequence: u64::from(number) + 1 };
+                let (now, changes) = (self.now, self.changes(change));
+                // Refused in this state.
+                if self.core().step(now, Input::Reconfigure { id, changes }).is_err() {
+                    return Ok(None);
                 }
             }
             Action::Persist => {
@@ -237,9 +294,8 @@ impl Replica {
                     return Ok(Some(said));
                 }
                 said.sent.extend(write.then);
-                match write.mark {
-                    Some(mark) => self.core.step(self.now, Input::Persisted(mark)),
-                    None => Ok(()),
+                if let Some(mark) = write.mark {
+                    self.step(Input::Persisted(mark))?;
                 }
             }
             Action::Crash { kept } => {
@@ -249,32 +305,61 @@ impl Replica {
                 for write in self.writes.drain(..).take(usize::from(kept)) {
                     self.disk.write(&write.ops, bug);
                 }
-                self.core = self.reboot(bug)?;
+                self.core = Some(self.reboot(bug)?);
                 return Ok(Some(said));
             }
-        };
-        stepped.map_err(|error| format!("replica {} refuses what it was given: {error}", self.id))?;
+        }
         self.settle(&mut said, bug)?;
         Ok(Some(said))
+    }
+
+    fn core(&mut self) -> &mut Raft {
+        self.core.as_mut().expect("a vacant node does nothing")
+    }
+
+    fn changes(&mut self, change: Change) -> Vec<MembershipChange> {
+        let last = NodeId(self.voters + 1);
+        match change {
+            Change::AddVoter => vec![MembershipChange::AddVoter(last)],
+            Change::AddLearner => vec![MembershipChange::AddLearner(last)],
+            Change::Promote(replica) => vec![MembershipChange::Promote(replica)],
+            Change::Remove(replica) => vec![MembershipChange::Remove(replica)],
+            Change::Alone => {
+                let (me, config) = (self.id, self.core().status().config);
+                config
+                    .nodes
+                    .keys()
+                    .filter(|other| **other != me)
+                    .map(|id| MembershipChange::Remove(*id))
+                    .collect()
+            }
+        }
     }
 
     fn reboot(&self, bug: Option<Bug>) -> Result<Raft, String> {
         if bug == Some(Bug::StaleRecord) {
             for record in &self.disk.records {
                 let disk = Disk { meta: record.clone(), ..self.disk.clone() };
-                if let Ok(core) = boot(self.id, self.replicas, &disk, self.now) {
+                if let Ok(core) = boot(self.id, self.voters, &disk, self.now) {
                     return Ok(core);
                 }
             }
         }
-        boot(self.id, self.replicas, &self.disk, self.now)
+        if bug == Some(Bug::ForgetsChanges) {
+            let mut disk = self.disk.clone();
+            for entry in disk.log.iter_mut().filter(|entry| entry.kind == Kind::Config) {
+                entry.kind = Kind::Noop;
+            }
+            return boot(self.id, self.voters, &disk, self.now);
+        }
+        boot(self.id, self.voters, &self.disk, self.now)
     }
 
     /// Drains the core and does what it wants, until it wants nothing more. The state machine applies at once.
     fn settle(&mut self, said: &mut Said, bug: Option<Bug>) -> Result<(), String> {
         let mut effects = Vec::new();
         loop {
-            self.core.drain(&mut effects);
+            self.core().drain(&mut effects);
             if effects.is_empty() {
                 return Ok(());
             }
@@ -315,7 +400,12 @@ impl Replica {
     }
 
     fn step(&mut self, input: Input) -> Result<(), String> {
-        let stepped = self.core.step(self.now, input);
+        let now = self.now;
+        let stepped = self.core().step(now, input);
+        self.must(stepped)
+    }
+
+    fn must(&self, stepped: Result<(), StepError>) -> Result<(), String> {
         stepped.map_err(|error| format!("replica {} refuses what it was given: {error}", self.id))
     }
 }

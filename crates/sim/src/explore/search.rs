@@ -1,13 +1,14 @@
 //! Breadth-first search over the states of all replicas together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
+use conclave_consensus::{Config, ReplicaId};
 use conclave_raft::describe;
 
 use super::{
     Bounds, Bug, Counterexample, REPLICAS_MAX, Report,
     facts::Facts,
-    replica::{Action, Replica},
+    replica::{Action, Change, Replica, founders},
     table::{Effect, Table, fingerprint},
 };
 use crate::check::Violation;
@@ -18,7 +19,7 @@ struct Spent {
     proposals: u8,
     crashes: u8,
     repetitions: u8,
-    removals: u8,
+    changes: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +46,7 @@ enum Step {
 
 struct Search {
     bounds: Bounds,
+    founders: Config,
     bug: Option<Bug>,
     table: Table,
     known: HashSet<u128>,
@@ -61,8 +63,10 @@ struct Search {
 #[must_use]
 pub fn explore(bounds: Bounds, bug: Option<Bug>) -> Report {
     assert!((1..=REPLICAS_MAX).contains(&bounds.replicas), "1 to {REPLICAS_MAX} replicas");
+    assert!(!bounds.spare || bounds.replicas > 1, "somebody must be a member");
     let mut search = Search {
         bounds,
+        founders: founders((bounds.replicas - usize::from(bounds.spare)) as u64),
         bug,
         table: Table::default(),
         known: HashSet::new(),
@@ -97,22 +101,68 @@ pub fn explore(bounds: Bounds, bug: Option<Bug>) -> Report {
 impl Search {
     fn start(&mut self) -> State {
         let mut replicas = [0; REPLICAS_MAX];
+        let voters = self.founders.voters.len() as u64;
         for (place, id) in replicas.iter_mut().take(self.bounds.replicas).zip(1..) {
-            let replica = Replica::new(id, self.bounds.replicas).expect("an empty disk is a first boot");
-            *place = self.table.replica(replica);
+            let replica = if id <= voters { Replica::new(id, voters) } else { Ok(Replica::vacant(voters)) };
+            *place = self.table.replica(replica.expect("an empty disk is a first boot"));
         }
         let facts = self.table.facts(&Facts::default());
-        let state = State { replicas, facts, spent: Spent::default(), in_flight: Box::default() };
+        let mut state = State { replicas, facts, spent: Spent::default(), in_flight: Box::default() };
+        if self.bounds.led {
+            self.lead(&mut state);
+        }
         self.known.insert(fingerprint(&state));
         self.origins.push((0, Step::Loses(0)));
         state
     }
 
+    /// The first replica stands before any other, everything arrives and is written, until all is at rest.
+    fn lead(&mut self, state: &mut State) {
+        for place in 0..self.founders.voters.len() {
+            self.force(state, place, Action::Silence);
+        }
+        self.force(state, 0, Action::Tick);
+        loop {
+            let written =
+                (0..self.bounds.replicas).filter(|place| self.force(state, *place, Action::Persist));
+            let written = written.count();
+            let Some((message, rest)) = state.in_flight.split_first() else {
+                if written == 0 {
+                    break;
+                }
+                continue;
+            };
+            let message = *message;
+            state.in_flight = rest.into();
+            self.force(state, self.place(message), Action::Receive(message));
+        }
+        assert!(self.table.view(state.replicas[0]).leads, "nobody stood in its way");
+    }
+
+    /// Lets a replica act outside of the search; says whether it could.
+    fn force(&mut self, state: &mut State, place: usize, action: Action) -> bool {
+        let effect = self.table.act(state.replicas[place], action, None);
+        let Effect::Done { next, sent, .. } = self.table.effect(effect) else { return false };
+        state.replicas[place] = *next;
+        state.in_flight = state.in_flight.iter().chain(sent).copied().collect();
+        let mut facts = self.table.facts_at(state.facts).clone();
+        facts
+            .learn(place, self.table.view(state.replicas[place]), &[])
+            .expect("nothing is wrong with one leader");
+        state.facts = self.table.facts(&facts);
+        true
+    }
+
+    /// Where the receiver of a message lives: whoever was no member at first is on the last node.
+    fn place(&self, message: u32) -> usize {
+        let to = self.table.message_at(message).to.0;
+        usize::try_from(to).unwrap_or(usize::MAX).min(self.founders.voters.len() + 1) - 1
+    }
+
     /// Finds every state that is one step away.
     fn expand(&mut self, number: u32, state: &State, next: &mut Vec<(u32, State)>) {
         for message in state.in_flight.iter().copied() {
-            let to = self.table.message_at(message).to.0;
-            let replica = usize::try_from(to - 1).unwrap_or(usize::MAX);
+            let replica = self.place(message);
             let mut fewer = state.clone();
             fewer.in_flight = state.in_flight.iter().copied().filter(|other| *other != message).collect();
             let action = Action::Receive(message);
@@ -134,15 +184,17 @@ impl Search {
             if state.spent.crashes < self.bounds.crashes {
                 actions.extend((0..=view.writes as u8).map(|kept| Action::Crash { kept }));
             }
-            if view.leads && state.spent.removals < self.bounds.removals {
-                actions.extend((1..=self.bounds.replicas as u8).map(Action::Remove));
+            if view.leads && state.spent.changes < self.bounds.changes {
+                let number = state.spent.changes;
+                let changes = changes_of(&view.config, self.bounds.spare);
+                actions.extend(changes.into_iter().map(|change| Action::Change { number, change }));
             }
             for action in actions {
                 let mut after = state.clone();
                 match action {
                     Action::Propose(_) => after.spent.proposals += 1,
                     Action::Crash { .. } => after.spent.crashes += 1,
-                    Action::Remove(_) => after.spent.removals += 1,
+                    Action::Change { .. } => after.spent.changes += 1,
                     _ => {}
                 }
                 self.acts(
@@ -217,8 +269,7 @@ impl Search {
         self.origins.push((from, step));
         let views: Vec<_> =
             state.replicas[..self.bounds.replicas].iter().map(|replica| self.table.view(*replica)).collect();
-        let voters = self.bounds.replicas - usize::from(self.bounds.removals).min(self.bounds.replicas - 1);
-        if let Err(violation) = self.table.facts_at(state.facts).check(&views, voters / 2 + 1) {
+        if let Err(violation) = self.table.facts_at(state.facts).check(&views, &self.founders) {
             self.found = Some((from, step, violation));
             return;
         }
@@ -240,7 +291,15 @@ impl Search {
         });
         let leaders: HashSet<(u64, usize)> =
             self.table.all_facts().flat_map(|facts| facts.leaders.iter().copied()).collect();
+        let in_words = |config: &Config| {
+            let set = |ids: &BTreeSet<ReplicaId>| ids.iter().map(|id| format!(" {id}")).collect::<String>();
+            let joint =
+                if config.is_joint() { format!(" for{}", set(&config.outgoing)) } else { String::new() };
+            format!("voters{}{joint}, learners{}", set(&config.voters), set(&config.learners))
+        };
+        let memberships: BTreeSet<String> = self.table.views().map(|view| in_words(&view.config)).collect();
         Report {
+            memberships: memberships.into_iter().collect(),
             states: self.origins.len(),
             steps: self.steps,
             depth,
@@ -268,10 +327,29 @@ impl Search {
                     Action::Propose(number) => format!("command {number} is proposed"),
                     Action::Persist => "its oldest write is done".to_owned(),
                     Action::Crash { kept } => format!("crash and boot, {kept} writes kept"),
-                    Action::Remove(other) => format!("asked to remove replica {other}"),
+                    Action::Change { change, .. } => match change {
+                        Change::AddVoter => "asked to add a voter".to_owned(),
+                        Change::AddLearner => "asked to add a learner".to_owned(),
+                        Change::Promote(other) => format!("asked to promote replica {other}"),
+                        Change::Remove(other) => format!("asked to remove replica {other}"),
+                        Change::Alone => "asked to remove all others".to_owned(),
+                    },
                 };
                 format!("replica {}: {what}", replica + 1)
             }
         }
     }
+}
+
+/// The changes that a leader is asked for.
+fn changes_of(config: &Config, spare: bool) -> Vec<Change> {
+    let mut changes: Vec<Change> = config.nodes.keys().map(|id| Change::Remove(*id)).collect();
+    changes.extend(config.learners.iter().map(|id| Change::Promote(*id)));
+    if spare {
+        changes.extend([Change::AddVoter, Change::AddLearner]);
+    }
+    if config.nodes.len() > 2 {
+        changes.push(Change::Alone);
+    }
+    changes
 }

@@ -84,6 +84,11 @@ impl Table {
         &self.replicas[replica as usize].1
     }
 
+    /// Every state of a replica that was met.
+    pub(super) fn views(&self) -> impl Iterator<Item = &View> {
+        self.replicas.iter().map(|(_, view)| view)
+    }
+
     pub(super) fn message_at(&self, message: u32) -> &Message {
         &self.messages[message as usize]
     }

@@ -49,7 +49,8 @@ impl Clients {
     /// Lets every client begin.
     pub(crate) fn begin(&mut self, context: &mut Context) {
         for client in 0..context.options.load.clients {
-            let at = context.now + self.rng.interval(context.options.load.think);
+            let load = &context.options.load;
+            let at = load.awake(context.now + self.rng.interval(load.think));
             context.queue.push(at, Event::Think { client });
         }
     }
@@ -170,7 +171,8 @@ impl Clients {
 
     fn next(&mut self, context: &mut Context, client: u32) {
         if client != PROBE {
-            let at = context.now + self.rng.interval(context.options.load.think);
+            let load = &context.options.load;
+            let at = load.awake(context.now + self.rng.interval(load.think));
             context.queue.push(at, Event::Think { client });
         }
     }

@@ -142,8 +142,8 @@ impl World {
         let links = both(new, old).into_iter().chain(both(new, third)).collect();
         self.context.net.cut_links(links, SimTime::MAX);
         self.run_until(self.context.now + self.elections(2))?;
-        if self.node(old).broken {
-            // Its power cut brought an earlier lie of its disk to light, and the one that is left is no quorum.
+        if self.node(old).broken || self.node(third).broken {
+            // Its end brought earlier damage of its disk to light, and the one that is left is no quorum.
             return Ok(());
         }
         self.must_write(&[old, third], self.elections(2), ATTEMPTS, "after a leader was cut off")

@@ -13,6 +13,8 @@ mod queue;
 mod threads;
 mod wire;
 
+use std::sync::atomic::Ordering;
+
 use conclave_consensus::{Config, NodeId, ReplicaId, SnapshotMeta};
 
 use self::{
@@ -79,6 +81,10 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Snapshots installed.
     pub snapshots: u64,
+    /// Times that a transfer of one went on from what it had, after its source had failed or changed.
+    pub resumed: u64,
+    /// Times that one began anew, because nobody could go on with what there was.
+    pub begun_anew: u64,
     /// Entries chosen.
     pub entries: u64,
     /// Changes of membership that were asked for.
@@ -87,6 +93,8 @@ pub struct Counters {
     pub retired: u64,
     /// Configurations chosen.
     pub memberships: u64,
+    /// Times a leader fell asleep.
+    pub naps: u64,
 }
 
 impl Counters {
@@ -147,10 +155,13 @@ impl Counters {
             elections,
             checkpoints,
             snapshots,
+            resumed,
+            begun_anew,
             entries,
             memberships,
             changes,
             retired,
+            naps,
         } = self;
         [
             answered,
@@ -173,16 +184,19 @@ impl Counters {
             elections,
             checkpoints,
             snapshots,
+            resumed,
+            begun_anew,
             entries,
             memberships,
             changes,
             retired,
+            naps,
         ]
     }
 }
 
 /// How many counters there are.
-const COUNTERS: usize = 24;
+const COUNTERS: usize = 27;
 
 /// The checkers that watch a run while it goes on.
 #[derive(Debug, Default)]
@@ -237,6 +251,20 @@ impl Context {
         }
     }
 
+    /// A piece of a snapshot leaves, and there is more: perhaps the power of its source goes, or the link breaks for longer than anybody waits.
+    pub(crate) fn disturb_transfer(&mut self, from: u64, life: u64, to: u64) {
+        if self.healed || !self.rng.chance(self.options.faults.ambush_ppm) {
+            return;
+        }
+        if self.rng.bits() & 1 == 0 {
+            let at = self.now + self.rng.below(3 * self.options.node.sync);
+            self.queue.push(at, Event::Ambush { node: from, life, all: false });
+        } else {
+            let until = self.now + self.rng.between(SECOND, 7 * SECOND);
+            self.net.cut_links(vec![(from, to), (to, from)], until);
+        }
+    }
+
     /// Lets a client hear how its operation ended, a little later.
     pub(crate) fn reply(&mut self, op: Op, mut ending: Ending) {
         let heard = self.now + self.rng.between(20_000, 2_000_000);
@@ -281,7 +309,7 @@ impl World {
             queue: Queue::default(),
             rng: rng.fork(),
             net,
-            wire: Wire::default(),
+            wire: Wire::new(rng.fork()),
             trace: Trace::new(print),
             checks,
             history: History::default(),
@@ -429,6 +457,7 @@ impl World {
             packets_doubled: net.duplicated,
             elections: self.context.checks.elections.elections() as u64,
             entries: self.context.checks.machines.last().0,
+            naps: self.nodes.iter().map(|node| node.naps.load(Ordering::Relaxed)).sum(),
             ..self.context.counters
         }
     }

@@ -1,7 +1,7 @@
 //! One node: what survives a crash, and the life that does not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use conclave_consensus::{
     Ballot, Epoch, GroupId, LogOp, Mark, NodeId, ProposalId, ReadId, ReplicaId, Slot, SnapshotMeta, Time,
@@ -9,12 +9,10 @@ use conclave_consensus::{
 use conclave_kv::{Machine, Options as KvOptions, Reader};
 use conclave_raft::{Raft, RaftConfig};
 use conclave_replica::{
-    Applier, BootError, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotServer,
-    begin_epoch, boot_group,
+    Applier, BootError, CheckpointPolicy, Host, HostConfig, HostEffect, HostInput, SnapshotReceiver,
+    SnapshotServer, begin_epoch, boot_group,
 };
-use conclave_storage::{
-    Job, LogError, LogStore, MemoryEngine, Preparation, SnapshotSink, StateEngine, Wal, WalOptions,
-};
+use conclave_storage::{Job, LogError, LogStore, MemoryEngine, Preparation, StateEngine, Wal, WalOptions};
 use conclave_transport::Packet;
 
 use super::{
@@ -72,6 +70,8 @@ pub(crate) struct Node {
     pub(super) founder: bool,
     /// Lives that ended with what the node knew of them: the epochs of the disk it has come after these.
     pub(super) former_lives: u64,
+    /// How often its core fell asleep leading.
+    pub(super) naps: Arc<AtomicU64>,
 }
 
 /// Why a process does not come up.
@@ -127,7 +127,10 @@ pub(super) struct Life {
     pub(super) checkpoint: Option<Box<dyn Job>>,
     pub(super) postponed: Option<(Mark, SnapshotMeta)>,
     pub(super) server: SnapshotServer,
-    pub(super) sink: Option<(u64, Box<dyn SnapshotSink>)>,
+    pub(super) receiver: SnapshotReceiver,
+    /// What was counted of its host's fetches.
+    pub(super) resumed: u64,
+    pub(super) begun_anew: u64,
     /// Clients that wait for their proposal to be applied.
     pub(super) waits: BTreeMap<ProposalId, Op>,
     /// Clients that wait for their read to be confirmed.
@@ -158,6 +161,7 @@ impl Node {
             hosted: replica.unwrap_or_default(),
             founder,
             former_lives: 0,
+            naps: Arc::default(),
         }
     }
 
@@ -191,6 +195,7 @@ impl Node {
     /// Power is back: the process starts from what the disks hold.
     pub(super) fn boot(&mut self, context: &mut Context) -> Result<(), Violation> {
         self.lives += 1;
+        context.wire.boots(self.id);
         let drift = context.options.faults.drift_ppm;
         let drift = match (context.options.lease_drift_ppm, self.rng.below(2 * drift + 1)) {
             // A lease is most in danger between clocks that use up the whole bound.
@@ -267,10 +272,15 @@ impl Node {
             compaction_margin_entries: options.node.trailing,
             compaction_lag_entries_max: options.node.trailing_for_live,
             lease_drift_ppm: options.lease_drift_ppm,
+            quiesce: options.sleep.is_some(),
             ..RaftConfig::default()
         };
-        let core = LeaseReads(Raft::new(boot, config).map_err(other)?);
-        let mut host = Host::new(HostConfig::of(NodeId(self.id), epoch));
+        let core = LeaseReads::new(Raft::new(boot, config).map_err(other)?, Arc::clone(&self.naps));
+        let mut config = HostConfig::of(NodeId(self.id), epoch);
+        if let Some(sleep) = options.sleep {
+            (config.alive_every, config.alive_for) = (Some(sleep.alive_every), sleep.alive_for);
+        }
+        let mut host = Host::new(config);
         host.add_group(GROUP, Box::new(core), state.generation);
         let policy = CheckpointPolicy {
             pending_bytes: options.node.checkpoint_bytes,
@@ -299,7 +309,9 @@ impl Node {
             checkpoint: None,
             postponed: None,
             server: SnapshotServer::new(options.node.piece_bytes),
-            sink: None,
+            receiver: SnapshotReceiver::default(),
+            resumed: 0,
+            begun_anew: 0,
             waits: BTreeMap::new(),
             barrier_of: BTreeMap::new(),
             ready: Vec::new(),
@@ -422,6 +434,10 @@ impl Node {
         let mut effects = Vec::new();
         if let Some(life) = &mut self.life {
             life.host.drain(&mut effects);
+            let counted = life.host.counters();
+            context.counters.resumed += counted.fetches_resumed - life.resumed;
+            context.counters.begun_anew += counted.fetches_anew - life.begun_anew;
+            (life.resumed, life.begun_anew) = (counted.fetches_resumed, counted.fetches_anew);
         }
         let mut packets: BTreeMap<NodeId, Vec<Packet>> = BTreeMap::new();
         for effect in effects {
@@ -472,11 +488,10 @@ impl Node {
             HostEffect::ReadLog { id, range, bytes_max, .. } => {
                 life.catchups.push_back(CatchUpJob::ReadLog { id, range, bytes_max });
             }
-            HostEffect::StorePiece { fetch, piece, generation, body, last, .. } => {
-                life.catchups.push_back(CatchUpJob::Store { fetch, piece, generation, body, last });
-            }
-            HostEffect::ServePiece { to, fetch, at_least, piece, .. } => {
-                life.catchups.push_back(CatchUpJob::Serve { to, fetch, at_least, piece });
+            HostEffect::StorePiece { piece, .. } => life.catchups.push_back(CatchUpJob::Store(piece)),
+            HostEffect::ForgetFetch { fetch, .. } => life.catchups.push_back(CatchUpJob::Forget { fetch }),
+            HostEffect::ServePiece { to, request, .. } => {
+                life.catchups.push_back(CatchUpJob::Serve { to, request });
             }
             HostEffect::Failed { id, why } => {
                 if life.changes.remove(&id) {
@@ -534,7 +549,8 @@ impl Node {
         to: NodeId,
         packets: Vec<Packet>,
     ) -> Result<(), Violation> {
-        let packets = if context.net.is_wire() { context.wire.pass(packets)? } else { packets };
+        let packets =
+            if context.net.is_wire() { context.wire.pass(self.id, to.0, packets)? } else { packets };
         let alone = context.options.network.reordering_ppm > 0 && !context.healed;
         let mut lanes: Vec<Vec<Packet>> = Vec::new();
         for packet in packets {
@@ -622,8 +638,8 @@ fn describe(packet: &Packet) -> String {
     match packet {
         Packet::Consensus { message, .. } => conclave_raft::describe(message),
         Packet::Forward { batch, .. } => format!("forward of {} proposals", batch.len()),
-        Packet::SnapshotPiece { fetch, piece, body, last, .. } => {
-            format!("piece {piece} of fetch {fetch}, {} bytes, last {last}", body.len())
+        Packet::SnapshotPiece { fetch, after, body, last, .. } => {
+            format!("piece {} of fetch {fetch}, {} bytes, last {last}", after.pieces, body.len())
         }
         other => format!("{other:?}"),
     }

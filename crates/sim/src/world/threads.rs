@@ -9,10 +9,10 @@ use bytes::Bytes;
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
 use conclave_consensus::{
-    Config, Entry, Kind, LogOp, LogReadId, Mark, NodeId, Slot, SlotRange, SnapshotMeta,
+    Config, Entries, Entry, Kind, LogOp, LogReadId, Mark, NodeId, SlotRange, SnapshotMeta,
 };
-use conclave_replica::{HostInput, SnapshotServer};
-use conclave_storage::{LogStore, Replies, SnapshotSink, StateError};
+use conclave_replica::{ArrivedPiece, HostInput, PieceRequest, Served};
+use conclave_storage::{LogStore, Replies};
 use conclave_transport::Packet;
 
 use super::{
@@ -43,7 +43,7 @@ pub(super) struct LogBatch {
 /// Work for the state machine.
 #[derive(Debug)]
 pub(super) enum ApplyJob {
-    Entries(Vec<Entry>),
+    Entries(Entries),
     Install { mark: Mark, meta: SnapshotMeta },
 }
 
@@ -51,8 +51,9 @@ pub(super) enum ApplyJob {
 #[derive(Debug)]
 pub(super) enum CatchUpJob {
     ReadLog { id: LogReadId, range: SlotRange, bytes_max: u32 },
-    Store { fetch: u64, piece: u64, generation: u64, body: Bytes, last: bool },
-    Serve { to: NodeId, fetch: u64, at_least: Slot, piece: u64 },
+    Store(ArrivedPiece),
+    Forget { fetch: u64 },
+    Serve { to: NodeId, request: PieceRequest },
 }
 
 impl Node {
@@ -299,61 +300,39 @@ impl Node {
                         Err(error) => self.log_failed(context, &error)?,
                     }
                 }
-                CatchUpJob::Store { fetch, piece, generation, body, last } => {
-                    let stored = self.store(fetch, piece, generation, body, last);
+                CatchUpJob::Store(piece) => {
+                    let (applier, receiver) = (&life.applier, &mut life.receiver);
+                    let mut open = |generation| applier.receive(generation);
+                    let input = receiver.store(GROUP, piece, &mut open);
                     if self.engine.has_crashed() {
                         self.crash(context);
                         return Ok(());
                     }
-                    let input = stored.unwrap_or_else(|_| {
-                        if let Some(life) = &mut self.life {
-                            life.sink = None;
-                        }
-                        HostInput::SnapshotBroken { group: GROUP, fetch }
-                    });
                     self.input(context, input)?;
                 }
-                CatchUpJob::Serve { to, fetch, at_least, piece } => {
-                    let (applier, server): (_, &mut SnapshotServer) = (&life.applier, &mut life.server);
-                    let served = server.piece(to, fetch, at_least, piece, &mut || applier.snapshot());
-                    match served {
-                        Ok((body, last)) => {
-                            let packet = Packet::SnapshotPiece { group: GROUP, fetch, piece, body, last };
-                            self.send(context, to, vec![packet])?;
+                CatchUpJob::Forget { fetch } => life.receiver.forget(fetch),
+                CatchUpJob::Serve { to, request } => {
+                    let (applier, server) = (&life.applier, &mut life.server);
+                    let PieceRequest { fetch, have, .. } = request;
+                    let (after, body, last) = match server.serve(to, request, &mut || applier.snapshot()) {
+                        Ok(Served::Piece { after, body, last }) => (after, body, last),
+                        Ok(Served::Gone) => (have, Bytes::new(), true),
+                        Ok(Served::Later) => (have, Bytes::new(), false),
+                        Ok(Served::Nothing) => continue,
+                        Err(error) => {
+                            self.state_failed(context, &error)?;
+                            continue;
                         }
-                        Err(error) => self.state_failed(context, &error)?,
+                    };
+                    if !last {
+                        context.disturb_transfer(self.id, life.number, to.0);
                     }
+                    let packet = Packet::SnapshotPiece { group: GROUP, fetch, after, body, last };
+                    self.send(context, to, vec![packet])?;
                 }
             }
         }
         self.start_catch_up(context);
         Ok(())
-    }
-
-    fn store(
-        &mut self,
-        fetch: u64,
-        piece: u64,
-        generation: u64,
-        body: Bytes,
-        last: bool,
-    ) -> Result<HostInput, StateError> {
-        let broken = Ok(HostInput::SnapshotBroken { group: GROUP, fetch });
-        let Some(life) = &mut self.life else { return broken };
-        if piece == 0 {
-            // Dropped before the next is begun: an unfinished sink leaves nothing.
-            life.sink = None;
-            life.sink = Some((fetch, life.applier.receive(generation)?));
-        }
-        let Some((of, mut sink)) = life.sink.take() else { return broken };
-        if of != fetch {
-            return broken;
-        }
-        SnapshotSink::piece(sink.as_mut(), body)?;
-        if last {
-            return Ok(HostInput::SnapshotStored { group: GROUP, fetch, meta: sink.finish()? });
-        }
-        life.sink = Some((fetch, sink));
-        Ok(HostInput::PieceStored { group: GROUP, fetch })
     }
 }

@@ -1,41 +1,88 @@
 //! Packets as bytes: what a node sends goes through the transport's own encoder, and what arrives through its decoder.
+//!
+//! Each time a node boots it may be of another release: an old one that speaks an earlier version of the protocol, the present one, or a
+//! later one whose engine says in its heads what no present reader knows. Two nodes speak the lower of their versions, as their handshake
+//! would have it, and a reader skips what it does not know.
+
+use std::collections::BTreeMap;
 
 use bytes::{Buf as _, BytesMut};
+use conclave_consensus::Head;
 use conclave_transport::{
-    Packet,
+    Packet, VERSION_MAX, VERSION_MIN,
     codec::{Decoder, Encoder},
 };
 
-use crate::check::Violation;
+use crate::{check::Violation, rng::Rng};
 
 /// The longest frame: far above what a simulated node sends.
 const FRAME_BYTES_MAX: usize = 64 << 20;
 
-/// One encoder and one decoder, for all links.
+/// A field that no message has, as protobuf says it: number 2047, of three bytes.
+const UNKNOWN_FIELD: &[u8] = &[0xfa, 0x7f, 3, b'n', b'e', b'w'];
+
+/// What a node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Release {
+    /// The newest version of the protocol that it speaks.
+    version: u32,
+    /// Its engine says more than is known here.
+    later: bool,
+}
+
+/// The encoders and the decoder, for all links.
 #[derive(Debug)]
 pub(super) struct Wire {
-    encoder: Encoder,
+    /// Draws the releases.
+    rng: Rng,
+    releases: BTreeMap<u64, Release>,
+    /// One a version, from the oldest.
+    encoders: Vec<Encoder>,
     decoder: Decoder,
 }
 
-impl Default for Wire {
-    fn default() -> Self {
-        Self { encoder: Encoder::new(), decoder: Decoder::new(FRAME_BYTES_MAX) }
-    }
-}
-
 impl Wire {
+    pub(super) fn new(rng: Rng) -> Self {
+        Self {
+            rng,
+            releases: BTreeMap::new(),
+            encoders: (VERSION_MIN..=VERSION_MAX).map(Encoder::speaking).collect(),
+            decoder: Decoder::new(FRAME_BYTES_MAX),
+        }
+    }
+
+    /// The node boots, perhaps with another release than before.
+    pub(super) fn boots(&mut self, node: u64) {
+        let version = self.rng.between(u64::from(VERSION_MIN), u64::from(VERSION_MAX) + 1);
+        let later = version > u64::from(VERSION_MAX);
+        let version = if later { VERSION_MAX } else { version as u32 };
+        self.releases.insert(node, Release { version, later });
+    }
+
     /// The packets as their receiver reads them.
     ///
     /// # Errors
     /// If that is not what was sent.
-    pub(super) fn pass(&mut self, packets: Vec<Packet>) -> Result<Vec<Packet>, Violation> {
+    pub(super) fn pass(
+        &mut self,
+        from: u64,
+        to: u64,
+        mut packets: Vec<Packet>,
+    ) -> Result<Vec<Packet>, Violation> {
         let broken = |what: String| Violation::new("wire", what);
-        self.encoder.clear();
-        for packet in &packets {
-            self.encoder.push(packet, FRAME_BYTES_MAX).map_err(|error| broken(error.to_string()))?;
+        let newest = Release { version: VERSION_MAX, later: false };
+        let of = |node: u64| self.releases.get(&node).copied().unwrap_or(newest);
+        let (sender, receiver) = (of(from), of(to));
+        if sender.later {
+            packets.iter_mut().for_each(say_more);
         }
-        let bytes = self.encoder.copy_to_bytes(self.encoder.remaining());
+        let version = sender.version.min(receiver.version);
+        let encoder = &mut self.encoders[(version - VERSION_MIN) as usize];
+        encoder.clear();
+        for packet in &packets {
+            encoder.push(packet, FRAME_BYTES_MAX).map_err(|error| broken(error.to_string()))?;
+        }
+        let bytes = encoder.copy_to_bytes(encoder.remaining());
         let mut bytes = BytesMut::from(bytes);
         let mut received = Vec::with_capacity(packets.len());
         let decoded = self.decoder.decode(&mut bytes, &mut received);
@@ -43,6 +90,56 @@ impl Wire {
         if received == packets {
             return Ok(received);
         }
-        Err(broken(format!("sent {packets:?}, received {received:?}")))
+        Err(broken(format!("version {version}: sent {packets:?}, received {received:?}")))
+    }
+}
+
+/// The engine's part of a message as a later release may write it.
+fn say_more(packet: &mut Packet) {
+    if let Packet::Consensus { message, .. } = packet {
+        message.head = Head::from(&[&*message.head, UNKNOWN_FIELD].concat()[..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use conclave_consensus::{Ballot, Class, Entry, GroupId, Kind, Message, ProposalId, ReplicaId, Slot};
+
+    use super::*;
+
+    fn packet() -> Packet {
+        let entry = |slot| Entry {
+            slot: Slot(slot),
+            ballot: Ballot::default(),
+            kind: Kind::Command,
+            id: ProposalId::NONE,
+            payload: Bytes::from_static(b"payload"),
+        };
+        let message = Message {
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+            class: Class::Append,
+            head: Head::from(&[8, 1][..]),
+            entries: vec![entry(1), entry(2)].into(),
+        };
+        Packet::Consensus { group: GroupId(1), message }
+    }
+
+    #[test]
+    fn releases_of_every_kind_talk_to_each_other() {
+        let mut wire = Wire::new(Rng::new(1));
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            wire.boots(1);
+            wire.boots(2);
+            let (sender, receiver) = (wire.releases[&1], wire.releases[&2]);
+            seen.insert((sender.version, sender.later, receiver.version, receiver.later));
+            let received = wire.pass(1, 2, vec![packet()]).expect("they understand each other");
+            let says_more = received != vec![packet()];
+            assert_eq!(says_more, sender.later);
+        }
+        let kinds = (VERSION_MAX - VERSION_MIN + 2) as usize;
+        assert_eq!(seen.len(), kinds * kinds);
     }
 }

@@ -136,13 +136,14 @@ impl Workload {
 }
 
 fn put(slot: u64, round: u64, payload_bytes: usize) -> LogOp {
-    LogOp::Put(Entry {
+    let entry = Entry {
         slot: Slot(slot),
         ballot: Ballot::term(round),
         kind: Kind::Command,
         id: ProposalId { node: NodeId(slot << 32), sequence: slot },
         payload: Bytes::from(vec![(slot * 31 + round) as u8; payload_bytes]),
-    })
+    };
+    LogOp::Put(entry.into())
 }
 
 fn snapshot(slot: u64, round: u64) -> SnapshotMeta {

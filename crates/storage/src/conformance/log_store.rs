@@ -77,7 +77,7 @@ fn entry(slot: u64, round: u64) -> Entry {
 }
 
 fn put(slot: u64, round: u64) -> LogOp {
-    LogOp::Put(entry(slot, round))
+    LogOp::Put(entry(slot, round).into())
 }
 
 fn puts(slots: impl IntoIterator<Item = u64>, round: u64) -> Vec<LogOp> {
@@ -163,8 +163,8 @@ fn every_field_survives(mut boot: LogBoot<'_>) {
             GROUP,
             vec![
                 LogOp::Meta(Bytes::from_static(b"older")),
-                LogOp::Put(odd.clone()),
-                LogOp::Put(noop.clone()),
+                LogOp::Put(odd.clone().into()),
+                LogOp::Put(noop.clone().into()),
             ],
         ),
         (GROUP, vec![LogOp::Meta(meta.clone())]),
@@ -308,7 +308,7 @@ fn large_entries_are_kept(mut boot: LogBoot<'_>) {
     let log = boot();
     let large = |slot: u64| Entry { payload: Bytes::from(vec![slot as u8; 1500]), ..entry(slot, 1) };
     for slot in 1..=40 {
-        write(&log, vec![LogOp::Put(large(slot)), LogOp::CutBelow(Slot(slot.saturating_sub(3)))]);
+        write(&log, vec![LogOp::Put(large(slot).into()), LogOp::CutBelow(Slot(slot.saturating_sub(3)))]);
     }
     drop(log);
     assert_eq!(entries(&*boot(), GROUP), (37..=40).map(large).collect::<Vec<_>>());

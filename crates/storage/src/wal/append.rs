@@ -143,14 +143,18 @@ impl State {
                 // Copied, since it is kept: a slice would keep alive the whole buffer it came in.
                 self.groups.entry(group).or_default().meta = bytes::Bytes::copy_from_slice(meta);
             }
-            LogOp::Put(entry) => {
-                if entry.slot < self.groups.entry(group).or_default().first {
-                    return Ok(());
+            LogOp::Put(entries) => {
+                for entry in entries {
+                    let start = buffer.len();
+                    record::encode_put(buffer, entry);
+                    let place = self.place_of(buffer, start);
+                    let log = self.groups.entry(group).or_default();
+                    if entry.slot < log.first {
+                        buffer.truncate(start);
+                        continue;
+                    }
+                    log.put(entry.slot, place, &mut self.usage);
                 }
-                let start = buffer.len();
-                record::encode_put(buffer, entry);
-                let place = self.place_of(buffer, start);
-                self.groups.entry(group).or_default().put(entry.slot, place, &mut self.usage);
             }
             LogOp::TruncateFrom(slot) => {
                 record::encode_truncate_from(buffer, *slot);

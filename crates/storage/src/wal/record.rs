@@ -60,7 +60,7 @@ pub(super) struct Put<'a> {
 pub(super) fn size_bytes_max(op: &LogOp) -> usize {
     match op {
         LogOp::Meta(meta) => 1 + VARINT_BYTES_MAX + meta.len(),
-        LogOp::Put(entry) => PUT_BYTES_MAX + entry.payload.len(),
+        LogOp::Put(entries) => entries.iter().map(|entry| PUT_BYTES_MAX + entry.payload.len()).sum(),
         LogOp::TruncateFrom(_) | LogOp::CutBelow(_) => 1 + VARINT_BYTES_MAX,
         LogOp::Reset(meta) => 2 + snapshot_bytes_max(meta),
     }
@@ -355,7 +355,7 @@ mod tests {
         entry.id.sequence = u64::MAX;
         let mut out = Vec::new();
         encode_put(&mut out, &entry);
-        assert!(out.len() <= size_bytes_max(&LogOp::Put(entry)));
+        assert!(out.len() <= size_bytes_max(&LogOp::Put(entry.into())));
         out.clear();
         encode_state(&mut out, b"meta", Slot(u64::MAX), Some(&meta));
         assert!(out.len() <= state_bytes_max(b"meta", Some(&meta)));

@@ -6,8 +6,8 @@ use conclave_consensus::{
     Slot,
 };
 use conclave_transport::{
-    Packet, VERSION_MAX, VERSION_MIN,
-    codec::{Decoder, Encoder, FrameError, HEADER_BYTES, INLINE_BYTES_MAX},
+    Packet, SnapshotPrefix, VERSION_MAX, VERSION_MIN,
+    codec::{Decoder, ELEMENT_BYTES_MIN, Encoder, FrameError, HEADER_BYTES, INLINE_BYTES_MAX},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -79,8 +79,13 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 fn message() -> impl Strategy<Value = Message> {
     let class = prop_oneof![Just(Class::Beat), Just(Class::Control), Just(Class::Append), Just(Class::Bulk)];
     (any::<(u64, u64)>(), class, payload(), entries()).prop_map(|((from, to), class, head, entries)| {
+        let (head, entries) = (head.into(), entries.into());
         Message { from: ReplicaId(from), to: ReplicaId(to), class, head, entries }
     })
+}
+
+fn prefix() -> impl Strategy<Value = SnapshotPrefix> {
+    any::<(u64, u64, u128)>().prop_map(|(slot, pieces, digest)| SnapshotPrefix { slot, pieces, digest })
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
@@ -95,11 +100,11 @@ fn packet() -> impl Strategy<Value = Packet> {
             .prop_map(|(group, ids, outcome, busy)| Packet::Refused { group, ids, outcome, busy }),
         1 => (any::<u64>(), payload()).prop_map(|(id, body)| Packet::Request { id, body }),
         1 => (any::<u64>(), payload()).prop_map(|(id, body)| Packet::Response { id, body }),
-        1 => (group(), any::<[u64; 3]>()).prop_map(|(group, [fetch, at_least, piece])| {
-            Packet::SnapshotPull { group, fetch, at_least, piece }
+        1 => (group(), any::<[u64; 3]>(), prefix()).prop_map(|(group, [fetch, at_least, piece], have)| {
+            Packet::SnapshotPull { group, fetch, at_least, piece, have }
         }),
-        1 => (group(), any::<[u64; 2]>(), payload(), any::<bool>()).prop_map(
-            |(group, [fetch, piece], body, last)| Packet::SnapshotPiece { group, fetch, piece, body, last }
+        1 => (group(), any::<u64>(), prefix(), payload(), any::<bool>()).prop_map(
+            |(group, fetch, after, body, last)| Packet::SnapshotPiece { group, fetch, after, body, last }
         ),
     ]
 }
@@ -216,6 +221,54 @@ fn lengths_are_bounded_before_anything_is_allocated() {
     assert_eq!(decoded(&reserved), Err(FrameError::Header));
 }
 
+/// Elements take a byte or two in a head and dozens in memory: their number is judged before any is read.
+#[test]
+fn elements_are_bounded_before_anything_is_allocated() {
+    const FRAME_BYTES_MAX: usize = 32 << 20;
+    let decoded = |kind, head: &[u8]| {
+        let mut bytes = BytesMut::from(&frame(kind, head.len(), head)[..]);
+        Decoder::new(FRAME_BYTES_MAX).decode(&mut bytes, &mut Vec::new())
+    };
+    let packed = |field: u8, value: u8, count: usize| {
+        let mut head = vec![field << 3 | 2];
+        prost::encode_length_delimiter(count, &mut head).unwrap();
+        head.resize(head.len() + count, value);
+        head
+    };
+    let too_many = Err(FrameError::TooMany { max: FRAME_BYTES_MAX / ELEMENT_BYTES_MIN });
+    let count = FRAME_BYTES_MAX / ELEMENT_BYTES_MIN + 1;
+    // Of consensus: entries, runs, lengths and gaps, packed or each by itself. Then proposals, and ids.
+    assert_eq!(decoded(1, &[0x32, 0].repeat(count)), too_many);
+    assert_eq!(decoded(1, &[0x3a, 0].repeat(count)), too_many);
+    assert_eq!(decoded(1, &packed(8, 0, count)), too_many);
+    assert_eq!(decoded(1, &packed(9, 0, count)), too_many);
+    assert_eq!(decoded(1, &[0x40, 0].repeat(count)), too_many);
+    assert_eq!(decoded(3, &[0x12, 0].repeat(count)), too_many);
+    assert_eq!(decoded(4, &[0x12, 0].repeat(count)), too_many);
+    assert_eq!(decoded(4, &[0x12, 0].repeat(count - 1)), Ok(HEADER_BYTES));
+    assert_eq!(decoded(1, &packed(5, 0, count)), Ok(HEADER_BYTES), "the engine's own part is one element");
+}
+
+#[test]
+fn what_is_encoded_has_no_more_elements_than_can_be_decoded() {
+    let id = |sequence| ProposalId { node: NodeId(1), sequence };
+    let (group, payload) = (GroupId(1), Bytes::new());
+    let of = |count: u64| {
+        let batch = (1..=count).map(|n| Proposal { id: id(n), payload: payload.clone() }).collect();
+        let ids = (1..=count).map(id).collect();
+        let refused = Packet::Refused { group, ids, outcome: Outcome::Dropped, busy: false };
+        [append(1..1 + count, &payload), Packet::Forward { group, batch }, refused]
+    };
+    let max = (MAX / ELEMENT_BYTES_MIN) as u64;
+    for (most, more) in of(max).into_iter().zip(of(max + 1)) {
+        let bytes = encoded(std::slice::from_ref(&most));
+        assert_eq!(decoded(&bytes), Ok((vec![most], HEADER_BYTES)));
+        for version in VERSION_MIN..=VERSION_MAX {
+            assert!(Encoder::speaking(version).push(&more, MAX).is_err());
+        }
+    }
+}
+
 #[test]
 fn packets_before_broken_bytes_are_delivered() {
     let mut bytes = encoded(&[Packet::Alive { epoch: Epoch(1) }]);
@@ -256,14 +309,18 @@ fn a_packet_too_long_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn payloads_are_slices_of_what_was_received() {
-    let mut buffer = encoded(&[append(1..4, &Bytes::from(vec![7; 100]))]);
-    let range = buffer.as_ptr_range();
-    let mut packets = Vec::new();
-    Decoder::new(MAX).decode(&mut buffer, &mut packets).unwrap();
-    let Packet::Consensus { message, .. } = &packets[0] else { panic!() };
-    assert!(message.entries.iter().all(|entry| range.contains(&entry.payload.as_ptr())));
-    assert!(range.contains(&message.head.as_ptr()));
+fn long_payloads_are_slices_of_what_was_received_and_short_ones_let_go_of_it() {
+    for (len, shared) in [(16, false), (INLINE_BYTES_MAX / 3, false), (INLINE_BYTES_MAX / 3 + 1, true)] {
+        let payload = Bytes::from(vec![7; len]);
+        let mut buffer = encoded(&[append(1..4, &payload)]);
+        let range = buffer.as_ptr_range();
+        let mut packets = Vec::new();
+        Decoder::new(MAX).decode(&mut buffer, &mut packets).unwrap();
+        let Packet::Consensus { message, .. } = &packets[0] else { panic!() };
+        assert!(message.entries.iter().all(|entry| entry.payload == payload), "{len}");
+        let lies_there = |entry: &Entry| range.contains(&entry.payload.as_ptr());
+        assert!(message.entries.iter().all(|entry| lies_there(entry) == shared), "{len}");
+    }
 }
 
 /// The head of a message with two entries, in runs: their number, the lengths of payloads, the gaps.
@@ -331,10 +388,12 @@ fn in_runs() -> Packet {
     let Packet::Consensus { group, mut message } = append(1..5, &Bytes::from_static(b"put")) else {
         panic!()
     };
-    message.entries[2].id.sequence += 2;
-    message.entries[3].id.sequence += 2;
-    let mut later = message.entries[3].clone();
+    let mut entries = message.entries.to_vec();
+    entries[2].id.sequence += 2;
+    entries[3].id.sequence += 2;
+    let mut later = entries[3].clone();
     (later.slot, later.ballot) = (Slot(5), Ballot::term(4));
-    message.entries.push(later);
+    entries.push(later);
+    message.entries = entries.into();
     Packet::Consensus { group, message }
 }

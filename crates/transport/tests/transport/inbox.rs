@@ -7,10 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Class, Entry, Epoch, GroupId, Kind, Message, NodeId, Outcome, Proposal, ProposalId, ReplicaId,
-    Slot,
+    Ballot, Class, Entries, Entry, Epoch, GroupId, Kind, Message, NodeId, Outcome, Proposal, ProposalId,
+    ReplicaId, Slot,
 };
-use conclave_transport::{Inbound, Lane, Packet};
+use conclave_transport::{Inbound, Lane, Packet, SnapshotPrefix};
 use parking_lot::{Condvar, Mutex};
 
 /// How long a test waits before it calls a packet lost.
@@ -71,7 +71,8 @@ pub(crate) fn request(id: u64) -> Packet {
 
 pub(crate) fn piece(piece: u64, len: usize) -> Packet {
     let body = Bytes::from(vec![piece as u8; len]);
-    Packet::SnapshotPiece { group: GroupId(1), fetch: 1, piece, body, last: false }
+    let after = SnapshotPrefix { pieces: piece, ..SnapshotPrefix::default() };
+    Packet::SnapshotPiece { group: GroupId(1), fetch: 1, after, body, last: false }
 }
 
 pub(crate) fn append(slots: std::ops::Range<u64>, payload: &Bytes) -> Packet {
@@ -83,7 +84,7 @@ pub(crate) fn append(slots: std::ops::Range<u64>, payload: &Bytes) -> Packet {
         payload: payload.clone(),
     });
     let (from, to, head) = (ReplicaId(1), ReplicaId(2), Bytes::from_static(b"append head"));
-    let message = Message { from, to, class: Class::Append, head, entries: entries.collect() };
+    let message = Message { from, to, class: Class::Append, head: head.into(), entries: entries.collect() };
     Packet::Consensus { group: GroupId(1), message }
 }
 
@@ -109,15 +110,17 @@ pub(crate) fn every_kind() -> Vec<Packet> {
             from: ReplicaId(1),
             to: ReplicaId(2),
             class,
-            head: Bytes::from_static(b"head"),
+            head: Bytes::from_static(b"head").into(),
             entries,
         },
     };
+    let unnamed = SnapshotPrefix { pieces: 3, ..SnapshotPrefix::default() };
+    let three = SnapshotPrefix { slot: 43, pieces: 3, digest: 0xd1 << 64 | 0xd0 };
     vec![
-        consensus(Class::Append, entries),
-        consensus(Class::Beat, Vec::new()),
-        consensus(Class::Control, Vec::new()),
-        consensus(Class::Bulk, Vec::new()),
+        consensus(Class::Append, entries.into()),
+        consensus(Class::Beat, Entries::default()),
+        consensus(Class::Control, Entries::default()),
+        consensus(Class::Bulk, Entries::default()),
         Packet::Alive { epoch: Epoch(9) },
         Packet::Forward {
             group,
@@ -130,8 +133,22 @@ pub(crate) fn every_kind() -> Vec<Packet> {
         Packet::Refused { group, ids: Vec::new(), outcome: Outcome::Dropped, busy: false },
         Packet::Request { id: 77, body: Bytes::from_static(b"question") },
         Packet::Response { id: 77, body: Bytes::new() },
-        Packet::SnapshotPull { group, fetch: 8, at_least: 42, piece: 3 },
-        Packet::SnapshotPiece { group, fetch: 8, piece: 3, body: Bytes::from_static(b"state"), last: true },
+        Packet::SnapshotPull { group, fetch: 8, at_least: 42, piece: 3, have: SnapshotPrefix::default() },
+        Packet::SnapshotPiece {
+            group,
+            fetch: 8,
+            after: unnamed,
+            body: Bytes::from_static(b"state"),
+            last: true,
+        },
+        Packet::SnapshotPull { group, fetch: 8, at_least: 42, piece: 4, have: three },
+        Packet::SnapshotPiece {
+            group,
+            fetch: 8,
+            after: three,
+            body: Bytes::from_static(b"state"),
+            last: true,
+        },
     ]
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use conclave_consensus::{Class, GroupId, Message, NodeId, ReplicaId};
+use conclave_consensus::{Class, Entries, GroupId, Message, NodeId, ReplicaId};
 use conclave_transport::{
     BindError, ClusterId, LaneStats, Packet, TcpOptions, TcpTransport, Transport, TransportStats,
 };
@@ -112,9 +112,9 @@ fn counts_agree_on_both_sides() {
         let (sent, received) = (one.transport.stats(), two.transport.stats());
         let (sent, received) = (&sent.peers[0], &received.peers[0]);
         sent.consensus.sent_packets == 10
-            && sent.bulk.sent_packets == 2
+            && sent.bulk.sent_packets == 4
             && received.consensus.received_packets == 10
-            && received.bulk.received_packets == 2
+            && received.bulk.received_packets == 4
             && sent.consensus.sent_bytes == received.consensus.received_bytes
             && sent.consensus.connected_since.is_some()
     });
@@ -370,8 +370,13 @@ fn beats_that_pile_up_are_replaced() {
     one.transport.set_peer(TWO, &silent.local_addr().unwrap().to_string());
     for beat in 0..100_u8 {
         let head = Bytes::copy_from_slice(&[beat]);
-        let message =
-            Message { from: ReplicaId(1), to: ReplicaId(2), class: Class::Beat, head, entries: Vec::new() };
+        let message = Message {
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+            class: Class::Beat,
+            head: head.into(),
+            entries: Entries::default(),
+        };
         one.send(TWO, Packet::Consensus { group: GroupId(1), message });
     }
     let stats = one.consensus();

@@ -28,13 +28,14 @@ pub(super) fn open(disk: &FaultDisk) -> Result<Wal, LogError> {
 }
 
 pub(super) fn put(slot: u64, round: u64, payload_bytes: usize) -> LogOp {
-    LogOp::Put(Entry {
+    let entry = Entry {
         slot: Slot(slot),
         ballot: Ballot::term(round),
         kind: Kind::Command,
         id: ProposalId { node: NodeId(slot << 32), sequence: slot },
         payload: Bytes::from(vec![(slot * 31 + round) as u8; payload_bytes]),
-    })
+    };
+    LogOp::Put(entry.into())
 }
 
 pub(super) type Element = (GroupId, Vec<LogOp>);
