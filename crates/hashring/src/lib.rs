@@ -11,7 +11,7 @@
 //! | [`Table`] and [`Plan`] | there is state to move: who has what is written down, and changed step by step | one cell | 6 B a slot | within 5 %, or 1 slot | the fewest that the bounds allow | yes | yes |
 //! | [`Rendezvous`] | up to a hundred nodes; the best replica sets | all nodes | 40 B a node | chance | `1/n` | yes | yes |
 //! | [`Skeleton`] | thousands of nodes with weights | 16 + 8 · log₈(n/16) draws | 20 B a node | chance | `1/n` | yes | yes |
-//! | [`Anchor`] | any number of nodes that fail and come back | 1 + ln(a/n) buckets | 34 B a node | chance | `1/n` | no | yes |
+//! | [`Anchor`] | any number of nodes that fail and come back | 1 + ln(a/n) buckets | 35 B a node | chance | `1/n` | no | yes |
 //! | [`Maglev`] | the load is to be even, and some more may move: load balancers | one entry | 200 B a node | within 1 % | `1/n` and a few % | yes | yes |
 //! | [`Jump`] | numbered shards, of which the last comes or goes | ln n jumps | 8 B a node | chance | `1/n` | no | only the last |
 //! | [`Ring`] | what others expect; replicas clockwise | one arc | 2 KB a node | `1/√points` | `1/n` | yes | yes |
