@@ -121,7 +121,7 @@
 //!             }
 //!             Effect::Commit(entries) => {
 //!                 let last = entries.last().map(|entry| entry.slot);
-//!                 applied.extend(entries.into_iter().filter(|entry| entry.kind == Kind::Command));
+//!                 applied.extend(entries.iter().filter(|entry| entry.kind == Kind::Command).cloned());
 //!                 inputs.extend(last.map(Input::Applied));
 //!             }
 //!             Effect::Role { serving: true, .. } if !proposed => {
