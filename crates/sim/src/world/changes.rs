@@ -181,7 +181,7 @@ impl Node {
         self.make_room();
         // What it held counts on: it may have been chosen by this disk, and be applied nowhere yet.
         #[cfg(feature = "mutants")]
-        if Mutant::ReplicaIdReused.is_on() {
+        if ReplicaIdReused.is_on() {
             context.checks.durable.forget(self.replica());
         }
         (self.replica, self.founder, self.broken, self.hangs) = (None, false, false, false);
