@@ -402,6 +402,17 @@ pub struct Timing {
     pub election: Duration,
 }
 
+impl Timing {
+    /// How long a lease may last on its holder's clock, if those whose word it rests on keep that for an election timeout on theirs, and no
+    /// clock runs faster or slower than true by more than `drift_ppm` parts in a million.
+    #[must_use]
+    pub fn lease_span(&self, drift_ppm: u32) -> Duration {
+        let drift = u128::from(drift_ppm.min(1_000_000));
+        let span = self.election.as_nanos() * (1_000_000 - drift) / (1_000_000 + drift);
+        Duration::from_nanos(u64::try_from(span).unwrap_or(u64::MAX))
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self { heartbeat: Duration::from_millis(100), election: Duration::from_secs(1) }

@@ -27,6 +27,7 @@ mod ids;
 mod membership;
 #[cfg(feature = "mutants")]
 mod mutant;
+mod random;
 #[cfg(any(test, feature = "testing"))]
 pub mod story;
 
@@ -42,3 +43,4 @@ pub use ids::{Ballot, Epoch, GroupId, LogReadId, Mark, NodeId, ProposalId, ReadI
 pub use membership::{Config, ConfigError, MEMBERS_MAX, Quorums, QuorumsError};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
+pub use random::Random;

@@ -197,11 +197,7 @@ impl PaxosConfig {
 impl PaxosConfig {
     /// How long a lease lasts on the leader's clock; `None` if it keeps none. See [`crate::lease`].
     pub(crate) fn lease_span(&self) -> Option<Duration> {
-        let drift = u64::from(self.lease_drift_ppm?);
-        // An hour at most, so nothing overflows.
-        let election = u64::try_from(self.timing.election.as_nanos()).ok()?;
-        let span = u128::from(election) * u128::from(1_000_000 - drift) / u128::from(1_000_000 + drift);
-        Some(Duration::from_nanos(u64::try_from(span).ok()?))
+        self.lease_drift_ppm.map(|drift_ppm| self.timing.lease_span(drift_ppm))
     }
 }
 

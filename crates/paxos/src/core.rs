@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use conclave_consensus::Mutant;
 use conclave_consensus::{
     Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message,
-    Progress, ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Progress, ProposalId, Random, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
     outbox::Outbox,
     progress::Peer,
     proposal::Own,
-    random::Random,
     read::{Asking, Confirming},
     reconfigure::Leaving,
     recovery::Candidate,

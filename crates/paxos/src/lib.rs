@@ -189,7 +189,6 @@ mod meta;
 mod outbox;
 mod progress;
 mod proposal;
-mod random;
 mod read;
 mod reconfigure;
 mod recovery;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use conclave_consensus::Mutant;
 use conclave_consensus::{
     Ballot, Boot, Config, ConfigError, Consensus, Effect, Entries, Entry, Input, Kind, LogReadId, Mark,
-    Message, Progress, ProposalId, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Message, Progress, ProposalId, Random, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
     progress::Peer,
     proposal::Own,
     quiescence::{Drowsy, Quiescence},
-    random::Random,
     read::{Asking, Confirming},
     reconfigure::Leaving,
     snapshot::Fetch,

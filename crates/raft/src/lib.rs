@@ -226,7 +226,6 @@ mod outbox;
 mod progress;
 mod proposal;
 mod quiescence;
-mod random;
 mod read;
 mod reconfigure;
 mod replication;
