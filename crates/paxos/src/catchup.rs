@@ -98,7 +98,7 @@ impl Paxos {
         Ok(true)
     }
 
-    pub(crate) fn on_tell(&mut self, from: ReplicaId, tell: wire::Tell, entries: Vec<Entry>) {
+    pub(crate) fn on_tell(&mut self, from: ReplicaId, tell: wire::Tell, entries: &[Entry]) {
         if self.catch_up.asked.take_if(|(asked, _)| *asked == from).is_none() {
             return; // Nobody waits for it any more.
         }
@@ -122,7 +122,7 @@ impl Paxos {
     }
 
     /// Takes chosen values in that follow on what is known.
-    fn learn(&mut self, entries: Vec<Entry>, chosen: Slot) {
+    fn learn(&mut self, entries: &[Entry], chosen: Slot) {
         let mut upto = self.chosen;
         for entry in entries {
             if entry.slot > chosen || entry.slot > upto.next() {
@@ -140,7 +140,7 @@ impl Paxos {
             }
             self.enter_ballot(entry.ballot);
             let ballot = self.ballot();
-            self.accept_entry(Entry { ballot, ..entry });
+            self.accept_entry(Entry { ballot, ..entry.clone() });
         }
         self.chosen_to(upto);
     }

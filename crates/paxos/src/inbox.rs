@@ -65,12 +65,12 @@ impl Paxos {
             }
             Body::Promise(promise) => {
                 if ballot == self.ballot() {
-                    self.on_promise(from, promise, message.entries.to_vec());
+                    self.on_promise(from, promise, &message.entries);
                 }
             }
             Body::Accept(accept) => {
                 if self.takes_up(from, ballot) {
-                    self.on_accept(accept, message.entries.to_vec());
+                    self.on_accept(accept, &message.entries);
                 }
             }
             Body::Accepted(accepted) => {
@@ -80,7 +80,7 @@ impl Paxos {
             }
             Body::Nack(nack) => self.on_nack(from, ballot, nack),
             Body::Ask(ask) => self.on_ask(from, Slot(ask.from)),
-            Body::Tell(tell) => self.on_tell(from, tell, message.entries.to_vec()),
+            Body::Tell(tell) => self.on_tell(from, tell, &message.entries),
             Body::SnapshotOffer(offer) => {
                 if self.takes_up(from, ballot) {
                     self.on_snapshot_offer(from, Slot(offer.at_least));

@@ -153,7 +153,7 @@ impl Paxos {
         page
     }
 
-    pub(crate) fn on_promise(&mut self, from: ReplicaId, promise: wire::Promise, entries: Vec<Entry>) {
+    pub(crate) fn on_promise(&mut self, from: ReplicaId, promise: wire::Promise, entries: &[Entry]) {
         let chosen = self.chosen;
         let Role::Candidate(candidate) = &mut self.role else { return };
         let told = candidate.told.entry(from).or_insert(Told {
@@ -171,7 +171,7 @@ impl Paxos {
         candidate.progress_at = self.now;
         for entry in entries {
             if entry.slot > chosen {
-                let report = Acceptance { ballot: entry.ballot, value: entry };
+                let report = Acceptance { ballot: entry.ballot, value: entry.clone() };
                 candidate.reports.entry(report.value.slot).or_default().add(report);
             }
         }

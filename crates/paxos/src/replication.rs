@@ -118,7 +118,7 @@ impl Paxos {
     }
 
     /// The leader proposes: accepts what is not there yet, in whatever order it comes.
-    pub(crate) fn on_accept(&mut self, accept: Accept, entries: Vec<Entry>) {
+    pub(crate) fn on_accept(&mut self, accept: Accept, entries: &[Entry]) {
         if self.fetch.is_installing() {
             return; // The log is about to start anew; the leader will ask again.
         }
@@ -128,11 +128,11 @@ impl Paxos {
         self.outbox.reserve(entries.len());
         for entry in entries {
             if entry.slot > self.chosen && self.log.ballot_at(entry.slot) != Some(ballot) {
-                if self.is_beyond_window(&entry) {
+                if self.is_beyond_window(entry) {
                     break;
                 }
                 end = entry.slot;
-                self.accept_entry(entry);
+                self.accept_entry(entry.clone());
             } else {
                 end = entry.slot;
             }
