@@ -150,6 +150,17 @@ pub(crate) fn check_alike(nodes: &[Node]) -> Result<(), NodesError> {
     }
 }
 
+/// These nodes and one more.
+pub(crate) fn with(nodes: &[Node], node: Node) -> Vec<Node> {
+    [nodes, &[node]].concat()
+}
+
+/// These nodes but one, which must be among them.
+pub(crate) fn without(nodes: &[Node], id: NodeId) -> Result<Vec<Node>, NodesError> {
+    let rest: Vec<Node> = nodes.iter().copied().filter(|node| node.id != id).collect();
+    if rest.len() == nodes.len() { Err(NodesError::Unknown(id)) } else { Ok(rest) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

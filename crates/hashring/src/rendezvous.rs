@@ -11,7 +11,7 @@
 use crate::{
     hash::{KeyHash, draw, ln, unit},
     lookup::{Lookup, TooFewNodes},
-    node::{NODES_MAX, Node, NodeId, NodesError, check, check_alike},
+    node::{NODES_MAX, Node, NodeId, NodesError, check, check_alike, with, without},
 };
 
 /// Nodes that draw. Memory: 40 bytes a node.
@@ -58,9 +58,7 @@ impl Rendezvous {
     /// # Errors
     /// As [`Self::new`]; all is then as it was.
     pub fn add(&mut self, node: Node) -> Result<(), NodesError> {
-        let mut nodes = self.nodes.clone();
-        nodes.push(node);
-        *self = Self::new(&nodes)?;
+        *self = Self::new(&with(&self.nodes, node))?;
         Ok(())
     }
 
@@ -69,12 +67,7 @@ impl Rendezvous {
     /// # Errors
     /// If it is not there, or is the last.
     pub fn remove(&mut self, id: NodeId) -> Result<(), NodesError> {
-        let mut nodes = self.nodes.clone();
-        nodes.retain(|node| node.id != id);
-        if nodes.len() == self.nodes.len() {
-            return Err(NodesError::Unknown(id));
-        }
-        *self = Self::new(&nodes)?;
+        *self = Self::new(&without(&self.nodes, id)?)?;
         Ok(())
     }
 

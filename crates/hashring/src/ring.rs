@@ -10,7 +10,7 @@
 use crate::{
     hash::{KeyHash, draw, mix},
     lookup::{Lookup, TooFewNodes},
-    node::{NODES_MAX, Node, NodeId, NodesError, Weight, check},
+    node::{NODES_MAX, Node, NodeId, NodesError, Weight, check, with, without},
 };
 
 /// Points a node of weight one has if nothing else is said: loads within about 8 % of the mean.
@@ -94,9 +94,7 @@ impl Ring {
     /// # Errors
     /// As [`Self::with_points`]; the ring is then as it was.
     pub fn add(&mut self, node: Node) -> Result<(), NodesError> {
-        let mut nodes = self.nodes.clone();
-        nodes.push(node);
-        *self = Self::with_points(&nodes, self.points_each)?;
+        *self = Self::with_points(&with(&self.nodes, node), self.points_each)?;
         Ok(())
     }
 
@@ -105,12 +103,7 @@ impl Ring {
     /// # Errors
     /// If it is not there, or is the last.
     pub fn remove(&mut self, id: NodeId) -> Result<(), NodesError> {
-        let mut nodes = self.nodes.clone();
-        nodes.retain(|node| node.id != id);
-        if nodes.len() == self.nodes.len() {
-            return Err(NodesError::Unknown(id));
-        }
-        *self = Self::with_points(&nodes, self.points_each)?;
+        *self = Self::with_points(&without(&self.nodes, id)?, self.points_each)?;
         Ok(())
     }
 
