@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant::ReplicaIdReused;
-use conclave_consensus::{Config, Entry, LogOp, MembershipChange, NodeId, ReplicaId};
+use conclave_consensus::{Config, Entry, LogOp, MembershipChange, NodeId, ReplicaId, Slot};
 use conclave_replica::HostInput;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     queue::Event,
 };
 use crate::{
-    check::{JointLeft, Violation},
+    check::{JointLeft, MirrorEntry, Violation},
     clock::{MS, SECOND, SimTime},
 };
 
@@ -78,6 +78,15 @@ impl Context {
             self.committed_config(config);
         }
         Ok(())
+    }
+
+    /// An entry is chosen, by the last chosen configuration.
+    ///
+    /// # Errors
+    /// If no quorum of it holds the entry durably.
+    pub(super) fn check_chosen(&self, slot: Slot, entry: MirrorEntry) -> Result<(), Violation> {
+        let governs = (self.checks.membership.last_chosen(), &self.membership.config);
+        self.checks.durable.chosen(slot, entry, governs)
     }
 
     /// Whom a configuration that is there for good does not name may be destroyed.

@@ -177,14 +177,17 @@ impl Node {
             }
             (life.position.slot, life.position.ballot) = (entry.slot, entry.ballot);
             if context.checks.machines.apply(node, entry)? {
-                let before = (context.checks.membership.last_chosen(), context.membership.config().clone());
+                let governs_itself = context.engine.governs_itself();
+                if !governs_itself {
+                    context.check_chosen(entry.slot, kept)?;
+                }
                 if entry.kind == Kind::Config {
                     context.counters.memberships += 1;
                     context.chosen_config(entry, &life.position.config)?;
                 }
-                let after = (context.checks.membership.last_chosen(), context.membership.config().clone());
-                let (since, governs) = if context.engine.governs_itself() { after } else { before };
-                context.checks.durable.chosen(entry.slot, kept, (since, &governs))?;
+                if governs_itself {
+                    context.check_chosen(entry.slot, kept)?;
+                }
                 context.checks.completeness.committed(entry.slot, kept, life.ballot);
             }
         }
