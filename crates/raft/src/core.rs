@@ -129,6 +129,8 @@ pub struct Raft {
     /// When the last promise of the recorded length is over.
     pub(crate) promised_until: Time,
     pub(crate) election_due: Time,
+    /// Since a leader was heard, a candidate that lacks what the log here holds counted on this replica's vote.
+    pub(crate) called: bool,
     pub(crate) quiescence: Quiescence,
 
     /// Durable here up to this slot.
@@ -219,6 +221,7 @@ impl Raft {
             quiet_until,
             promised_until: quiet_until,
             election_due: boot.now,
+            called: false,
             quiescence: Quiescence::default(),
             committed: applied,
             delivered: applied,
@@ -367,7 +370,7 @@ impl Consensus for Raft {
                 let transfer = leader.transfer.as_ref().map(|transfer| transfer.until);
                 [beat, stall, transfer].into_iter().flatten().min()
             }
-            _ => self.members.may_stand(self.id).then_some(self.election_due),
+            _ => self.may_stand().then_some(self.election_due),
         };
         [role, self.read_retry_due()].into_iter().flatten().min()
     }

@@ -89,12 +89,19 @@ impl Raft {
             self.become_follower(self.meta.term, Some(leader));
         }
         self.quiet_until = self.quiet_until.max(self.now.after(self.quiet_span()));
+        self.called = false;
         self.rearm_election();
+    }
+
+    /// Whether this replica may have to lead: by a configuration of its own log, or by one that a candidate has and it has not. Where that one's log
+    /// lacks what is here nobody may win but this replica; without its own vote it is a candidate like another (thesis, section 4.2.2).
+    pub(crate) fn may_stand(&self) -> bool {
+        self.members.may_stand(self.id) || self.called
     }
 
     /// Nothing was heard of a leader for long enough, or the last attempt came to nothing.
     pub(crate) fn election_timeout(&mut self) {
-        if !self.members.may_stand(self.id) || self.fetch.is_installing() || self.disk_stalls() {
+        if !self.may_stand() || self.fetch.is_installing() || self.disk_stalls() {
             // A replica without a vote, without a log it can vouch for, or whose disk hangs is no leader to wish for.
             self.rearm_election();
             return;
@@ -163,7 +170,9 @@ impl Raft {
         if term >= self.meta.term && self.hears_leader() {
             return;
         }
-        let granted = term >= self.meta.term && self.is_up_to_date(candidacy);
+        let lacks_nothing = self.is_up_to_date(candidacy);
+        self.called |= !lacks_nothing;
+        let granted = term >= self.meta.term && lacks_nothing;
         #[cfg(feature = "mutants")]
         if granted && Mutant::PreVoteRefreshesContact.is_on() {
             self.rearm_election();
@@ -223,6 +232,7 @@ impl Raft {
         let others = self.members.config().members().filter(|replica| *replica != self.id);
         let peers = others.map(|replica| (replica, Peer::new(next, self.now))).collect();
         self.leader = Some(self.id);
+        self.called = false;
         self.role = Role::Leader(Box::new(Leader {
             peers,
             began_at: next,

@@ -102,9 +102,10 @@
 //!     by the leader itself when it lacks no more than a bound (thesis 4.2.1). *Else* a new voter with an empty log costs the group its majority.
 //!     `golden::learner_promoted`, `membership::learners_count_in_no_quorum_of_reads_leadership_or_joint_configurations`.
 //! 20. **A leader that is removed** leads to the commit of its end without counting itself, and then has another stand; as long as it does not know that
-//!     to be committed it may stand again (thesis 4.2.2). A replica that was removed and does not know it disturbs nobody (rules 2 and 3). *Else* a
+//!     to be committed it may stand again (thesis 4.2.2). So may a learner whose vote a candidate counts on that lacks what its log holds. A replica that was removed and does not know it disturbs nobody (rules 2 and 3). *Else* a
 //!     group is left whose only complete log may not lead. `golden::leader_removed_from_its_group`,
 //!     `membership::thesis_4_2_2_a_replica_stands_until_the_end_of_its_membership_is_committed`,
+//!     `membership::thesis_4_2_2_a_learner_whose_vote_is_counted_on_stands_if_its_log_is_the_longest`,
 //!     `membership::thesis_4_2_3_a_removed_replica_that_does_not_know_it_disturbs_nobody`.
 //! 21. **A replica's id is allotted once**, also where the entry that allots it is truncated: the term's number is in it. *Else* votes for one
 //!     replica count for another of its name. `membership::a_change_that_is_truncated_is_lost_and_no_longer_in_force`.

@@ -19,10 +19,12 @@
 //!    complete follower to stand and goes (section 4.2.2). From the append on it takes no proposals.
 //!    If it loses leadership before that, it stands again, without its own vote, as long as it does not know the end to be committed: its log
 //!    may be the only one that is complete.
-//! 6. A replica that leaves is still written to, outside every quorum, until [`LEAVING_ELECTIONS`] election timeouts after its removal was
+//! 6. A replica without a vote stands if a candidate that counts on its vote lacks what its log holds. A leader may have reached it and no
+//!    voter, and another may have made it a voter that nobody can win without: then no voter can be elected. It leads as in 5.
+//! 7. A replica that leaves is still written to, outside every quorum, until [`LEAVING_ELECTIONS`] election timeouts after its removal was
 //!    committed: so that its host learns that it may destroy it. One that was away for longer asks for pre-votes that nobody who hears a
 //!    leader answers, and disturbs no one.
-//! 7. An id is allotted once, even if the entry that allots it is truncated (see [`IDS_PER_TERM`]).
+//! 8. An id is allotted once, even if the entry that allots it is truncated (see [`IDS_PER_TERM`]).
 //!
 //! The request's id stands in the first of the entries: once that is committed the change is decided, for nothing leads back from a committed
 //! joint configuration. When it is in force alone, `Membership` says so.
@@ -157,10 +159,10 @@ impl Raft {
         self.append_config(ProposalId::NONE, &next);
     }
 
-    /// A leader that a committed configuration does not name has led to the end of its time.
+    /// A leader that has no vote in a committed configuration has led to the end of its time.
     pub(crate) fn retire_if_removed(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        if self.members.config().is_voter(self.id) || !self.members.is_settled() {
+        if self.members.config().is_voter(self.id) || !self.members.is_settled() || !self.is_serving() {
             return;
         }
         let voters = &self.members.config().voters;

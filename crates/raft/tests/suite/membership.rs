@@ -246,6 +246,37 @@ fn thesis_4_2_2_a_replica_stands_until_the_end_of_its_membership_is_committed() 
     assert_eq!(cluster.status(replica(1)).ballot, term, "then it rests");
 }
 
+/// 3 alone knows that 4 is to have a vote, and lacks what 4 holds; 2 lacks what 3 holds; and 1, which wrote what 4 holds, is gone.
+#[test]
+fn thesis_4_2_2_a_learner_whose_vote_is_counted_on_stands_if_its_log_is_the_longest() {
+    let mut cluster = Cluster::with(3, 1, 1, RaftConfig::default());
+    cluster.elect_this(replica(3));
+    cluster.run(HEARTBEAT * 2);
+    cluster.isolate(replica(3));
+    cluster.reconfigure(replica(3), &[Change::Promote(replica(4))]).unwrap();
+    cluster.settle();
+    cluster.now = cluster.now.after(ELECTION * 3);
+    cluster.input(replica(1), Input::Tick).unwrap();
+    while cluster.status(replica(1)).leader != Some(replica(1)) {
+        let synced = cluster.sync_all();
+        assert!(cluster.deliver_at(0) || synced);
+    }
+    cluster.cut.extend([(replica(1), replica(2)), (replica(2), replica(1))]);
+    cluster.settle();
+    let longest = cluster.status(replica(4)).last;
+    cluster.crash(replica(1));
+    cluster.cut.clear();
+    cluster.run(ELECTION * 8);
+    let leader = cluster.serving().expect("two of three voters are up");
+    assert!([replica(2), replica(3)].contains(&leader), "{leader}: what has no vote only helps out");
+    assert!(cluster.status(leader).committed > longest, "what 4 held is chosen");
+    assert!(cluster.propose(leader, 1).is_ok());
+    let term = cluster.status(leader).ballot;
+    cluster.run(ELECTION * 6);
+    assert_eq!(cluster.status(leader).ballot, term, "then it rests");
+    cluster.check_outcomes();
+}
+
 #[test]
 fn thesis_4_2_2_a_leader_on_its_way_out_takes_no_proposals() {
     let mut cluster = led_by_one(3);

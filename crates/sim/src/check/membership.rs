@@ -55,6 +55,11 @@ impl MembershipRules {
         self.logs.get(&node)?.values().next_back()
     }
 
+    /// What is in force on every node.
+    pub fn all_in_force(&self) -> impl Iterator<Item = &Config> {
+        self.logs.values().filter_map(|log| log.values().next_back())
+    }
+
     /// The configurations of a node's log from the one in force at `slot` on.
     pub fn from(&self, node: u64, slot: Slot) -> impl Iterator<Item = &Config> + Clone {
         let log = self.logs.get(&node);

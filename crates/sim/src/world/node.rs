@@ -513,13 +513,15 @@ impl Node {
             }
             HostEffect::Role { ballot, leader, serving, .. } => {
                 context.trace.note(context.now, self.id, "role", ballot.round, leader.map_or(0, |n| n.0));
+                let led = life.leads && life.ballot == ballot;
                 life.ballot = ballot;
                 life.leads = leader == Some(node);
                 if life.leads {
                     context.checks.elections.leads(node, ballot)?;
-                    if let Some(status) = life.host.status(GROUP) {
-                        let configs = context.checks.membership.from(self.id, status.committed);
-                        check_leader_votes(node, status.replica, configs)?;
+                    if let (false, Some(status)) = (led, life.host.status(GROUP)) {
+                        let rules = &context.checks.membership;
+                        let configs = rules.from(self.id, status.committed);
+                        check_leader_votes(node, status.replica, configs, rules.all_in_force())?;
                     }
                     if !serving {
                         context.ambush_new_leader(self.id);
