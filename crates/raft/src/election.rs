@@ -93,10 +93,11 @@ impl Raft {
         self.rearm_election();
     }
 
-    /// Whether this replica may have to lead: by a configuration of its own log, or by one that a candidate has and it has not. Where that one's log
-    /// lacks what is here nobody may win but this replica; without its own vote it is a candidate like another (thesis, section 4.2.2).
+    /// Whether this replica may have to lead: by a configuration of its own log, or, as a learner, by one that a candidate has and it has not. Where
+    /// that one's log lacks what is here nobody may win but this replica; without its own vote it is a candidate like another (thesis, section
+    /// 4.2.2). Who is removed is never made a voter again, so nobody needs it.
     pub(crate) fn may_stand(&self) -> bool {
-        self.members.may_stand(self.id) || self.called
+        self.members.may_stand(self.id) || (self.called && self.members.contains(self.id))
     }
 
     /// Nothing was heard of a leader for long enough, or the last attempt came to nothing.

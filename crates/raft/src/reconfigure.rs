@@ -19,7 +19,7 @@
 //!    complete follower to stand and goes (section 4.2.2). From the append on it takes no proposals.
 //!    If it loses leadership before that, it stands again, without its own vote, as long as it does not know the end to be committed: its log
 //!    may be the only one that is complete.
-//! 6. A replica without a vote stands if a candidate that counts on its vote lacks what its log holds. A leader may have reached it and no
+//! 6. A learner stands if a candidate that counts on its vote lacks what its log holds. A leader may have reached it and no
 //!    voter, and another may have made it a voter that nobody can win without: then no voter can be elected. It leads as in 5.
 //! 7. A replica that leaves is still written to, outside every quorum, until [`LEAVING_ELECTIONS`] election timeouts after its removal was
 //!    committed: so that its host learns that it may destroy it. One that was away for longer asks for pre-votes that nobody who hears a

@@ -6,9 +6,9 @@
 //! * A log begins with the configuration that the group was founded with.
 //! * A snapshot and a checkpoint carry the membership as of their last slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use conclave_consensus::{Ballot, Config, Entry, Kind, LogOp, Slot, SnapshotMeta};
+use conclave_consensus::{Ballot, Config, Entry, Kind, LogOp, ReplicaId, Slot, SnapshotMeta};
 
 use super::{DurableLog, Violation};
 
@@ -19,6 +19,8 @@ const NAME: &str = "membership";
 pub struct MembershipRules {
     logs: BTreeMap<u64, BTreeMap<Slot, Config>>,
     chosen: BTreeMap<Slot, Config>,
+    /// Who has a vote in any that was ever in a log.
+    voters: BTreeSet<ReplicaId>,
     /// The first entry of every log is what the group was founded with.
     founding_in_log: bool,
 }
@@ -39,6 +41,7 @@ impl MembershipRules {
 
     fn put(&mut self, node: u64, entry: &Entry) {
         if let (Kind::Config, Ok(config)) = (entry.kind, Config::decode(&entry.payload)) {
+            self.voters.extend(config.members().filter(|replica| config.is_voter(*replica)));
             self.logs.entry(node).or_default().insert(entry.slot, config);
         }
     }
@@ -55,9 +58,10 @@ impl MembershipRules {
         self.logs.get(&node)?.values().next_back()
     }
 
-    /// What is in force on every node.
-    pub fn all_in_force(&self) -> impl Iterator<Item = &Config> {
-        self.logs.values().filter_map(|log| log.values().next_back())
+    /// Whether a configuration in any log has ever given a replica a vote.
+    #[must_use]
+    pub fn had_vote(&self, replica: ReplicaId) -> bool {
+        self.voters.contains(&replica)
     }
 
     /// The configurations of a node's log from the one in force at `slot` on.
@@ -188,7 +192,7 @@ fn follows(now: &Config, next: &Config) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use conclave_consensus::{MembershipChange, NodeId, ProposalId, ReplicaId};
+    use conclave_consensus::{MembershipChange, NodeId, ProposalId};
 
     use super::*;
 

@@ -521,7 +521,7 @@ impl Node {
                     if let (false, Some(status)) = (led, life.host.status(GROUP)) {
                         let rules = &context.checks.membership;
                         let configs = rules.from(self.id, status.committed);
-                        check_leader_votes(node, status.replica, configs, rules.all_in_force())?;
+                        check_leader_votes(node, status.replica, configs, rules.had_vote(status.replica))?;
                     }
                     if !serving {
                         context.ambush_new_leader(self.id);
