@@ -1,8 +1,13 @@
 //! Gives vacant places to those that are to have more, and then what others have too much.
 //!
-//! Both by rendezvous: of the nodes that are still below their aim and fit into the row, the one with the best draw for the slot.
+//! Both by rendezvous: of the nodes that are still below their aim and fit into the row, the one with the best draw for the slot; but first those that
+//! are [`pressing`](super::pressing).
 
-use super::{Reason, problem::Problem};
+use super::{
+    Reason,
+    pressing::{Pressing, Who},
+    problem::Problem,
+};
 use crate::{
     hash::{draw, mix},
     rendezvous::{hopeless, score},
@@ -79,14 +84,19 @@ impl Needy {
 
     /// Where the best draw is among those that may take the cell.
     fn best(&mut self, problem: &Problem, cell: usize) -> Option<usize> {
+        self.best_of(problem, cell, |_| true)
+    }
+
+    /// The same among some of them.
+    fn best_of(&mut self, problem: &Problem, cell: usize, among: impl Fn(usize) -> bool) -> Option<usize> {
         let row = cell / problem.replicas;
         if self.row != Some(row) {
             self.make_list(row);
         }
-        let fits =
-            |node: usize| problem.fits(cell, node).then(|| self.nodes.binary_search(&node).ok()).flatten();
-        let listed = self.list.iter().find_map(|(_, node)| fits(*node));
-        listed.or_else(|| self.best_of_all(problem, cell))
+        let may = |node: usize| among(node) && problem.fits(cell, node);
+        let listed = self.list.iter().filter(|(_, node)| may(*node));
+        let at = listed.filter_map(|(_, node)| self.nodes.binary_search(node).ok()).next();
+        at.or_else(|| self.best_of_all(row, may))
     }
 
     fn make_list(&mut self, row: usize) {
@@ -105,8 +115,8 @@ impl Needy {
         self.list.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     }
 
-    fn best_of_all(&self, problem: &Problem, cell: usize) -> Option<usize> {
-        let key = mix((cell / problem.replicas) as u64);
+    fn best_of_all(&self, row: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let key = mix(row as u64);
         let mut best = (f64::INFINITY, None);
         for (at, (seed, weight)) in self.seeds.iter().zip(&self.weights).enumerate() {
             let drawn = draw(key, *seed);
@@ -114,7 +124,7 @@ impl Needy {
                 continue;
             }
             let scored = score(drawn, *weight);
-            if scored < best.0 && problem.fits(cell, self.nodes[at]) {
+            if scored < best.0 && may(self.nodes[at]) {
                 best = (scored, Some(at));
             }
         }
@@ -125,15 +135,48 @@ impl Needy {
 /// Fills vacant places as far as zones allow.
 pub(super) fn vacant(problem: &mut Problem) {
     let mut needy = Needy::new(problem);
-    for cell in 0..problem.cells.len() {
-        if problem.cells[cell] != VACANT {
+    let mut pressing = Pressing::new(problem);
+    let mut demands = Vec::new();
+    for row in 0..problem.rows {
+        let empty = |problem: &Problem| problem.places(row).find(|cell| problem.cells[*cell] == VACANT);
+        if empty(problem).is_none() {
             continue;
         }
-        let Some(at) = needy.best(problem, cell) else { continue };
-        let node = needy.nodes[at];
-        problem.put(cell, node);
-        if problem.load[node] == problem.aim[node] {
-            needy.satisfied(at);
+        pressing.next(problem, row, &mut demands);
+        // Nodes come first: what they take counts for their zones too.
+        demands.sort_unstable();
+        let mut given = 0;
+        while let Some(cell) = empty(problem) {
+            let at = match demands.get(given) {
+                Some((_, 0)) => {
+                    given += 1;
+                    continue;
+                }
+                Some((Who::Node(node), _)) => {
+                    given += 1;
+                    needy.nodes.binary_search(node).ok().filter(|_| problem.fits(cell, *node))
+                }
+                Some((Who::Zone(zone), _)) => {
+                    let at = needy.best_of(problem, cell, |node| problem.zone[node] == *zone);
+                    given += usize::from(at.is_none());
+                    at
+                }
+                None => match needy.best(problem, cell) {
+                    Some(at) => Some(at),
+                    None => break,
+                },
+            };
+            let Some(at) = at else { continue };
+            let node = needy.nodes[at];
+            problem.put(cell, node);
+            pressing.placed(problem, node);
+            let of_zone = Who::Zone(problem.zone[node]);
+            if let Some((_, count)) = demands.iter_mut().find(|(who, _)| *who == of_zone) {
+                *count = (*count - 1).max(0);
+            }
+            if problem.load[node] == problem.aim[node] {
+                needy.satisfied(at);
+            }
         }
     }
 }

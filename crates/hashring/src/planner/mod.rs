@@ -22,6 +22,7 @@ mod aim;
 mod chain;
 mod fill;
 mod improve;
+mod pressing;
 mod problem;
 mod share;
 mod steps;
