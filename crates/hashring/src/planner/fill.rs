@@ -215,3 +215,34 @@ pub(super) fn why(problem: &Problem, had: &[u32], from: usize, to: usize) -> Rea
         Reason::BelowBound { load: had[to], aim: problem.aim[to] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        node::Weight,
+        planner::{Cluster, Member, aim, share},
+        table::Table,
+    };
+
+    /// Weights far apart in few zones: whoever is passed over for a while does not fit any more. From nothing, no place is left to chains.
+    #[test]
+    fn vacant_rows_are_filled_whatever_the_weights() {
+        for (count, zones, replicas) in
+            [(3, 3, 3), (9, 4, 3), (40, 3, 2), (40, 4, 3), (100, 5, 3), (60, 60, 5), (30, 7, 7)]
+        {
+            let member = |n: usize| {
+                let weight = Weight::new(1.0 + 1_000.0 / (1 + n) as f64).unwrap();
+                Member::new(&format!("n{n}")).in_zone(&format!("z{}", n % zones)).weighing(weight)
+            };
+            let cluster = Cluster { members: (0..count).map(member).collect(), ..Cluster::default() };
+            let table = Table::vacant(512, replicas).unwrap();
+            let mut problem = Problem::new(&table, &cluster).unwrap();
+            (problem.shares, problem.bounds) = share::compute(&problem);
+            problem.aim = aim::compute(&problem);
+            vacant(&mut problem);
+            assert!(problem.cells.iter().all(|cell| *cell != VACANT), "{count} nodes, {zones} zones");
+            assert_eq!(problem.load, problem.aim);
+        }
+    }
+}
