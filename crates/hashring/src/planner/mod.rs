@@ -6,7 +6,7 @@
 //! 2. A node's load is between two *bounds*. Its *share* is `slots × replicas × weight / total`, or less where it, or its zone, cannot hold so much (a node
 //!    has a slot once). The upper bound is the greater of `⌈share⌉` and `⌊(1 + ε) share⌋`, the lower one `⌊(1 − ε) share⌋`: bounded loads from both sides,
 //!    since with the upper one alone a node that joins could stay empty. Pins widen a node's bounds as far as they must.
-//! 3. The replicas of a slot are in different zones while there are enough, and else spread over the zones as evenly as these allow. A node without a
+//! 3. The replicas of a slot are in different zones while there are enough, and else no zone has more of them than it must. A node without a
 //!    zone is a zone by itself.
 //! 4. As few places change as these three allow. What may stay stays; what must go goes to the node that draws the best
 //!    [rendezvous](crate::Rendezvous) number among those that are to take more.
