@@ -73,6 +73,7 @@ decoders! {
     snapshot "snapshot",
     checkpoint "checkpoint",
     table "table",
+    cluster "cluster",
     identity "identity",
     flags "flags",
     config_file "config-file",

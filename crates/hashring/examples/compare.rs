@@ -9,8 +9,8 @@ use std::{
 };
 
 use conclave_hashring::{
-    Anchor, Cluster, Jump, KeyHash, Lookup, Maglev, Member, Node, NodeId, Plan, Rendezvous, Ring,
-    SLOTS_DEFAULT, Skeleton, Slots, Table, Throttle, TooFewNodes,
+    Anchor, BoundedRing, Cluster, Excess, Jump, KeyHash, Lookup, Maglev, Member, Node, NodeId, Plan,
+    Rendezvous, Ring, SLOTS_DEFAULT, Skeleton, Slots, Table, Throttle, TooFewNodes,
 };
 
 const NODES: u64 = 100;
@@ -101,6 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut after = rendezvous.clone();
     after.remove(last)?;
     rows.push(measure("rendezvous", &rendezvous, &after));
+    rows.push(bounded(&nodes)?);
 
     println!("{NODES} nodes of one weight, {KEYS} keys");
     println!(
@@ -118,25 +119,57 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+fn keys() -> Vec<KeyHash> {
+    (0..KEYS).map(|key| KeyHash::of(&key.to_le_bytes())).collect()
+}
+
 fn measure<L: Lookup>(name: &'static str, before: &L, after: &L) -> Row {
-    let keys: Vec<KeyHash> = (0..KEYS).map(|key| KeyHash::of(&key.to_le_bytes())).collect();
-    let mut loads: BTreeMap<NodeId, u64> = BTreeMap::new();
-    keys.iter().for_each(|key| *loads.entry(before.node(*key)).or_default() += 1);
-    let moved = keys.iter().filter(|key| before.node(**key) != after.node(**key)).count();
-    let had = loads.get(&NodeId(NODES)).copied().unwrap_or(1);
-    // The fastest of some rounds: whatever disturbs a round makes it slower.
+    let keys = keys();
+    let placed = |lookup: &L| keys.iter().map(|key| lookup.node(*key)).collect::<Vec<NodeId>>();
+    let lookup_ns = fastest(|| {
+        black_box(keys.iter().fold(0, |sum: u64, key| sum.wrapping_add(before.node(*key).0)));
+    });
+    row(name, &placed(before), &placed(after), lookup_ns, before.memory_bytes())
+}
+
+/// Bounded loads: all keys are taken one after the other, and once more without the last node.
+fn bounded(nodes: &[Node]) -> Result<Row, Box<dyn Error>> {
+    let keys = keys();
+    let empty = BoundedRing::new(nodes, Excess::default())?;
+    let mut less = empty.clone();
+    less.remove(NodeId(NODES))?;
+    let placed = |ring: &BoundedRing| {
+        let mut ring = ring.clone();
+        keys.iter().map(|key| ring.take(*key)).collect::<Vec<NodeId>>()
+    };
+    let lookup_ns = fastest(|| {
+        let mut ring = empty.clone();
+        black_box(keys.iter().fold(0, |sum: u64, key| sum.wrapping_add(ring.take(*key).0)));
+    });
+    Ok(row("bounded", &placed(&empty), &placed(&less), lookup_ns, empty.memory_bytes()))
+}
+
+/// Nanoseconds a key in the fastest of some rounds: whatever disturbs a round makes it slower.
+fn fastest(mut round: impl FnMut()) -> f64 {
     let rounds = (0..7).map(|_| {
         let started = Instant::now();
-        let sum = keys.iter().fold(0, |sum: u64, key| sum.wrapping_add(before.node(*key).0));
-        black_box(sum);
+        round();
         started.elapsed().as_secs_f64() * 1e9 / KEYS as f64
     });
+    rounds.fold(f64::INFINITY, f64::min)
+}
+
+fn row(name: &'static str, before: &[NodeId], after: &[NodeId], lookup_ns: f64, memory_bytes: usize) -> Row {
+    let mut loads: BTreeMap<NodeId, u64> = BTreeMap::new();
+    before.iter().for_each(|node| *loads.entry(*node).or_default() += 1);
+    let moved = before.iter().zip(after).filter(|(was, is)| was != is).count();
+    let had = loads.get(&NodeId(NODES)).copied().unwrap_or(1);
     Row {
         name,
         fullest: loads.values().copied().max().unwrap_or(0) as f64 * NODES as f64 / KEYS as f64,
         moved: moved as f64 / had as f64,
-        lookup_ns: rounds.fold(f64::INFINITY, f64::min),
-        memory_bytes: before.memory_bytes(),
+        lookup_ns,
+        memory_bytes,
     }
 }
 

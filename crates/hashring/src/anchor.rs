@@ -25,7 +25,7 @@ struct Bucket {
     successor: u16,
 }
 
-/// Buckets with nodes. Memory: 16 bytes a bucket, and 18 a node.
+/// Buckets with nodes. Memory: 16 bytes a bucket, 2 more while it is free, and 16 a node.
 #[derive(Clone, Debug)]
 pub struct Anchor {
     buckets: Vec<Bucket>,

@@ -6,7 +6,7 @@
 
 use crate::{
     hash::KeyHash,
-    lookup::Lookup,
+    lookup::{Lookup, TooFewNodes},
     node::{Node, NodeId, NodesError},
     ring::Ring,
 };
@@ -30,7 +30,7 @@ impl Default for Excess {
     }
 }
 
-/// A ring that counts what its nodes hold. Memory: the ring's, and 16 bytes a node.
+/// A ring that counts what its nodes hold. Memory: the ring's, and 8 bytes a node.
 #[derive(Clone, Debug)]
 pub struct BoundedRing {
     ring: Ring,
@@ -50,18 +50,23 @@ impl BoundedRing {
         Ok(Self { loads: vec![0; nodes.len()], load: 0, weight: total(&ring), ring, excess })
     }
 
-    /// Takes a node for a key: the first clockwise that is not full. Its load is one more until [`Self::release`].
+    /// Takes the [node](Lookup::node) of a key. Its load is one more until [`Self::release`].
     pub fn take(&mut self, key: KeyHash) -> NodeId {
-        // The bounds add up to more than all loads with this one, so that a node with room exists; the ring's own answer stands in.
-        let found =
-            self.ring.clockwise(key).find(|node| self.loads[*node] < self.bound(*node, self.load + 1));
-        let node = found.or_else(|| {
-            (0..self.loads.len()).find(|node| self.loads[*node] < self.bound(*node, self.load + 1))
-        });
-        let node = node.unwrap_or(0);
+        let node = self.first(key);
         self.loads[node] += 1;
         self.load += 1;
         self.ring.members()[node].id
+    }
+
+    /// The first clockwise that has room for one more. The bounds add up to more than all loads with this one, so that a node with room exists; if it is on
+    /// no arc, the ring's nodes in order stand in.
+    fn first(&self, key: KeyHash) -> usize {
+        let arcs = self.ring.clockwise(key);
+        arcs.chain(0..self.loads.len()).find(|node| self.has_room(*node)).unwrap_or(0)
+    }
+
+    fn has_room(&self, node: usize) -> bool {
+        self.loads[node] < self.bound(node, self.load + 1)
     }
 
     /// Gives back what [`Self::take`] took. A node that holds nothing, or is gone, stays as it is; says whether it held something.
@@ -121,16 +126,43 @@ impl BoundedRing {
         self.load
     }
 
-    /// What it keeps in memory.
-    #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        self.ring.memory_bytes() + self.loads.len() * 8 + 40
-    }
-
     fn bound(&self, node: usize, load: u64) -> u64 {
         let weight = u128::from(self.ring.members()[node].weight.thousandths());
         let scaled = u128::from(load) * u128::from(1_000 + self.excess.0) * weight;
         scaled.div_ceil(u128::from(self.weight) * 1_000) as u64
+    }
+}
+
+impl Lookup for BoundedRing {
+    /// Whom [`Self::take`] would take at the loads of this moment.
+    fn node(&self, key: KeyHash) -> NodeId {
+        self.ring.members()[self.first(key)].id
+    }
+
+    /// Those with room clockwise, then those without.
+    fn replicas(&self, key: KeyHash, out: &mut [NodeId]) -> Result<(), TooFewNodes> {
+        TooFewNodes::check(out.len(), self.loads.len())?;
+        let round = || self.ring.clockwise(key).chain(0..self.loads.len());
+        let mut filled = 0;
+        for node in round().filter(|node| self.has_room(*node)).chain(round()) {
+            if filled == out.len() {
+                break;
+            }
+            let id = self.ring.members()[node].id;
+            if !out[..filled].contains(&id) {
+                out[filled] = id;
+                filled += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn nodes(&self) -> usize {
+        self.loads.len()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of::<Self>() - size_of::<Ring>() + self.ring.memory_bytes() + self.loads.len() * 8
     }
 }
 

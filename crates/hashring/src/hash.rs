@@ -2,7 +2,7 @@
 //!
 //! - A key, or a node's name, is hashed with XXH3 (64 bits, seed 0, default secret): [`KeyHash::of`]. XXH3 is stable since
 //!   xxHash 0.8.0 and has implementations in most languages.
-//! - A draw for a key and a node is the [folded product](fold) of the two: one multiplication, no table.
+//! - A draw for a key and a node is the folded product of the two, one half of the 128 bits laid over the other: one multiplication, no table.
 //!
 //! | input | XXH3, 64 bits |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | `a` | `e6c632b61e964e1f` |
 //! | `abc` | `78af5f94892f3950` |
 //!
-//! The unit tests hold longer vectors, one for each of XXH3's ways through an input.
+//! The unit tests hold longer vectors, one for each of XXH3's ways through an input. From a hash to a slot: [`key`](crate::key).
 
 use std::fmt;
 

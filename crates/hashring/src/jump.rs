@@ -15,24 +15,48 @@ use crate::{
 #[must_use]
 #[inline]
 pub fn jump(key: KeyHash, buckets: u32) -> u32 {
-    let mut state = key.0;
-    let (mut bucket, mut next) = (0_u64, 0_u64);
+    let mut state = advance(key.0);
+    let (mut bucket, mut next) = (0, (1 << 31) / divisor(state));
+    // A jump multiplies by 2³¹/divisor. That does not depend on the bucket, so a division need not wait for the one before it: with the quotient in
+    // fixed point, of 32 bits after the point, only a product is left between two jumps.
+    while next < u64::from(buckets.min(NEAR)) {
+        bucket = next;
+        state = advance(state);
+        let count = (bucket + 1) << 32;
+        let product = u128::from(count) * u128::from((1 << 63) / divisor(state));
+        next = (product >> 64) as u64;
+        // The quotient was cut off by less than one of its last bits: if the product is that near below a whole number, look again.
+        if (product as u64).checked_add(count).is_none() {
+            next = rounded(bucket, divisor(state));
+        }
+    }
     while next < u64::from(buckets) {
         bucket = next;
-        state = state.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
-        // The paper multiplies floating-point numbers; the quotient of integers is the same where it is not next to a whole number, and faster.
-        let (product, divisor) = ((bucket + 1) << 31, (state >> 33) + 1);
-        next = product / divisor;
-        let (rest, near) = (product - next * divisor, (divisor >> NEAR_BITS) + 1);
-        if rest.wrapping_sub(near) >= divisor.saturating_sub(2 * near) {
-            next = ((bucket + 1) as f64 * ((1_u64 << 31) as f64 / divisor as f64)) as u64;
-        }
+        state = advance(state);
+        next = rounded(bucket, divisor(state));
     }
     bucket as u32
 }
 
-/// Two roundings to 53 bits change a quotient that can matter, one below 2³³, by less than 2⁻¹⁹.
-const NEAR_BITS: u32 = 19;
+/// The paper rounds `(bucket + 1) · 2³¹/divisor` to 53 bits, twice. Below so many buckets that changes the whole part only of what is whole itself: anything else is a
+/// `1/divisor` away from it at least, which is one part of 2⁵¹ or more.
+const NEAR: u32 = 1 << 20;
+
+#[inline]
+fn advance(state: u64) -> u64 {
+    state.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1)
+}
+
+#[inline]
+fn divisor(state: u64) -> u64 {
+    (state >> 33) + 1
+}
+
+/// The next bucket as the paper computes it.
+#[inline]
+fn rounded(bucket: u64, divisor: u64) -> u64 {
+    ((bucket + 1) as f64 * ((1_u64 << 31) as f64 / divisor as f64)) as u64
+}
 
 /// Nodes in a row. Memory: 8 bytes a node.
 ///
@@ -129,17 +153,41 @@ mod tests {
             let key = mix(step);
             assert_eq!(i64::from(jump(KeyHash(key), buckets)), paper(key, i64::from(buckets)));
         }
-        // States whose quotients are whole, or as good as: where rounding decides.
-        for state in (1..64_u64).flat_map(|odd| (0..31).map(move |bits| (odd << bits) - 1)) {
-            let inverse = (0..6).fold(1_u64, |x, _| {
-                x.wrapping_mul(2_u64.wrapping_sub(x.wrapping_mul(2_862_933_555_777_941_757)))
-            });
-            let key = ((state & 0x7fff_ffff) << 33).wrapping_sub(1).wrapping_mul(inverse);
-            for buckets in [3, 64, 1_000, 65_534, u32::MAX] {
-                assert_eq!(i64::from(jump(KeyHash(key), buckets)), paper(key, i64::from(buckets)), "{state}");
-            }
+        // From a few buckets to the most.
+        for step in 0..20_000_u64 {
+            let buckets = 1 + (mix(step ^ 78) as u32 >> (step % 31));
+            let key = mix(!step);
+            assert_eq!(i64::from(jump(KeyHash(key), buckets)), paper(key, i64::from(buckets)));
         }
         assert_eq!(i64::from(jump(KeyHash(5), u32::MAX)), paper(5, i64::from(u32::MAX)));
         assert_eq!(jump(KeyHash(5), 0), 0);
+    }
+    /// A product that is whole before it is rounded: the paper's second jump from `count - 1` by `2³¹/(count · 2ᵏ)`, which is one less than the whole
+    /// number for some counts, 49 the least of them.
+    #[test]
+    fn rounding_is_the_papers() {
+        let inverse = (0..6).fold(1_u64, |x, _| {
+            x.wrapping_mul(2_u64.wrapping_sub(x.wrapping_mul(2_862_933_555_777_941_757)))
+        });
+        assert_eq!(advance(inverse.wrapping_mul(4)), 5);
+        let mut less = 0;
+        for (count, bits) in (3..200_u64).step_by(2).flat_map(|count| (0..8).map(move |bits| (count, bits))) {
+            let wanted = count << bits;
+            // Of the states with that divisor one that comes after a first jump to `count - 1`.
+            let state = (0..)
+                .map(|low| ((wanted - 1) << 33) | (mix(low) >> 31))
+                .map(|state| (state - 1).wrapping_mul(inverse));
+            let first = state.into_iter().find(|state| (1 << 31) / divisor(*state) == count - 1).unwrap();
+            assert_eq!(divisor(advance(first)), wanted);
+            let key = (first.wrapping_sub(1)).wrapping_mul(inverse);
+            for buckets in
+                [count, (1 << (31 - bits)) - 1, 1 << (31 - bits), (1 << (31 - bits)) + 1, u64::from(u32::MAX)]
+            {
+                let bucket = i64::from(jump(KeyHash(key), buckets as u32));
+                assert_eq!(bucket, paper(key, buckets as i64), "{count} · 2^{bits}, {buckets}");
+            }
+            less += u32::from(rounded(count - 1, wanted) < (1 << 31) >> bits);
+        }
+        assert!(less > 0, "no product was rounded below a whole number");
     }
 }

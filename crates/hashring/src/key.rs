@@ -124,7 +124,7 @@ pub enum KeyError {
     TooLong(usize),
 }
 
-/// Where keys are: the number of slots and what is said of prefixes. Memory: the prefixes, and 48 bytes each.
+/// Where keys are: the number of slots and what is said of prefixes. Memory: the prefixes, and 40 bytes each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keyspace {
     slots: Slots,

@@ -14,7 +14,7 @@ use crate::{
     node::{NODES_MAX, Node, NodeId, NodesError, check, check_alike, with, without},
 };
 
-/// Nodes that draw. Memory: 40 bytes a node.
+/// Nodes that draw. Memory: 32 bytes a node.
 #[derive(Clone, Debug)]
 pub struct Rendezvous {
     nodes: Vec<Node>,

@@ -18,7 +18,7 @@ pub const POINTS_DEFAULT: u32 = 160;
 /// Most points of a ring, all nodes together.
 pub const RING_POINTS_MAX: usize = 1 << 26;
 
-/// A ring of nodes. Memory: 14 bytes a point, and 24 a node.
+/// A ring of nodes. Memory: 14 to 18 bytes a point, and 24 a node.
 #[derive(Clone, Debug)]
 pub struct Ring {
     nodes: Vec<Node>,

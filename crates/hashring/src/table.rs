@@ -5,7 +5,7 @@
 //! newer; an *epoch* a slot counts that slot's changes, so that a request sent by an older table is refused by a newer owner for the slots that
 //! moved, and for those only.
 //!
-//! It changes by [`Step`](crate::Step)s alone, each of which names the version that it changes.
+//! It changes by [`Step`]s alone, each of which names the version that it changes.
 
 use std::collections::BTreeSet;
 

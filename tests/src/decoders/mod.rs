@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snapshot", run: store::snapshot, seeds: store::snapshot_seeds, mutations: 20_000 },
     Target { name: "checkpoint", run: store::checkpoint, seeds: store::checkpoint_seeds, mutations: 20_000 },
     Target { name: "table", run: placement::table, seeds: placement::table_seeds, mutations: 20_000 },
+    Target { name: "cluster", run: placement::cluster, seeds: placement::cluster_seeds, mutations: 5_000 },
     Target {
         name: "identity",
         run: operator::identity_file,

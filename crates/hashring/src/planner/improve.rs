@@ -13,10 +13,15 @@ const EDGES_MAX: u64 = 20_000_000;
 /// Cycles that are given up since two of their moves are in each other's way.
 const CONFLICTS_MAX: u32 = 32;
 
+/// Most vertices: with more, the first rounds would use up the edges. It bounds the memory too, to 12 bytes for each pair.
+const VERTICES_MAX: usize = 1_100;
+/// No cell: an edge from or to the vertex that joins those with room.
+const NO_CELL: u32 = u32::MAX;
+
 #[derive(Clone, Copy)]
 struct Edge {
     cost: i8,
-    cell: usize,
+    cell: u32,
 }
 
 /// All edges, row by row; the last vertex is the one that joins those with room.
@@ -27,6 +32,9 @@ struct Graph {
 }
 
 pub(super) fn improve(problem: &mut Problem) {
+    if problem.ids.len() >= VERTICES_MAX {
+        return;
+    }
     let mut work = 0;
     let mut conflicts = 0;
     let mut banned: Vec<(usize, usize)> = Vec::new();
@@ -73,7 +81,7 @@ impl Graph {
             for to in problem.takers() {
                 graph.work += 1;
                 if problem.fits(cell, to) && !banned.contains(&(cell, to)) {
-                    graph.offer(node, to, Edge { cost: cost(problem, cell, node, to), cell });
+                    graph.offer(node, to, Edge { cost: cost(problem, cell, node, to), cell: cell as u32 });
                 }
             }
         }
@@ -86,7 +94,7 @@ impl Graph {
                 open.retain(|to| {
                     let found = problem.fits(*cell, *to) && !banned.contains(&(*cell, *to));
                     if found {
-                        graph.offer(node, *to, Edge { cost: 1, cell: *cell });
+                        graph.offer(node, *to, Edge { cost: 1, cell: *cell as u32 });
                     }
                     !found
                 });
@@ -96,7 +104,7 @@ impl Graph {
             }
         }
         for node in problem.takers() {
-            let free = Edge { cost: 0, cell: usize::MAX };
+            let free = Edge { cost: 0, cell: NO_CELL };
             if problem.load[node] > problem.bounds[node].least {
                 graph.offer(nodes, node, free);
             }
@@ -139,7 +147,7 @@ impl Graph {
             if let Some(cycle) = cycle(&before) {
                 let moves = cycle.windows(2).filter_map(|pair| {
                     let edge = self.edges[pair[0] * vertices + pair[1]]?;
-                    (edge.cell != usize::MAX).then_some((edge.cell, pair[0], pair[1]))
+                    (edge.cell != NO_CELL).then_some((edge.cell as usize, pair[0], pair[1]))
                 });
                 return Some(moves.collect());
             }

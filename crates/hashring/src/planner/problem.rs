@@ -45,6 +45,16 @@ pub(super) struct Problem {
     zones_shared: bool,
 }
 
+/// A place that is to change.
+#[derive(Clone, Copy)]
+pub(super) struct Change {
+    pub(super) row: u32,
+    /// Who had it, if anybody.
+    pub(super) from: Option<u16>,
+    pub(super) to: u16,
+    pub(super) reason: Reason,
+}
+
 impl Problem {
     pub(super) fn new(table: &Table, cluster: &Cluster) -> Result<Self, PlanError> {
         let mut members: Vec<_> = cluster.members.iter().collect();
@@ -326,27 +336,23 @@ impl Problem {
         self.load[node] += 1;
     }
 
-    /// The places that differ from the table's, as moves without sizes; those of a row one after the other. Who stays in a row keeps the place that the table
+    /// The places that differ from the table's; those of a row one after the other. Who stays in a row keeps the place that the table
     /// gave it, and who comes takes the place of one in its zone, if one left.
-    pub(super) fn moves(&self) -> Vec<Move> {
-        let mut moves = Vec::new();
+    pub(super) fn differences(&self) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(self.changes());
+        let (mut leave, mut come) = (Vec::new(), Vec::new());
         for row in 0..self.rows {
-            if self.before[self.places(row)] == self.cells[self.places(row)] {
+            let (before, after) = (&self.before[self.places(row)], &self.cells[self.places(row)]);
+            if before == after {
                 continue;
             }
-            let (before, after) = (&self.before[self.places(row)], &self.cells[self.places(row)]);
-            let mut leave: Vec<usize> =
-                self.places(row).filter(|cell| !after.contains(&self.before[*cell])).collect();
-            let mut come: Vec<u16> = after.iter().copied().filter(|node| !before.contains(node)).collect();
+            leave.clear();
+            leave.extend(self.places(row).filter(|cell| !after.contains(&self.before[*cell])));
+            come.clear();
+            come.extend(after.iter().copied().filter(|node| !before.contains(node)));
             let mut pair = |cell: usize, to: u16| {
-                let from = usize::from(self.before[cell]);
-                moves.push(Move {
-                    slot: Slot(row as u32),
-                    from: self.ids.get(from).copied(),
-                    to: self.ids[usize::from(to)],
-                    reason: self.reason(cell, to),
-                    bytes: 0,
-                });
+                let from = Some(self.before[cell]).filter(|from| *from != VACANT);
+                changes.push(Change { row: row as u32, from, to, reason: self.reason(cell, to) });
             };
             leave.retain(|cell| {
                 let zone = self.zone.get(usize::from(self.before[*cell]));
@@ -358,11 +364,22 @@ impl Problem {
                     None => true,
                 }
             });
-            for (cell, to) in leave.into_iter().zip(come) {
-                pair(cell, to);
+            for (cell, to) in leave.iter().zip(&come) {
+                pair(*cell, *to);
             }
         }
-        moves
+        changes
+    }
+
+    /// A change as it is told to the world.
+    pub(super) fn as_move(&self, change: &Change, bytes: u64) -> Move {
+        Move {
+            slot: Slot(change.row),
+            from: change.from.map(|from| self.ids[usize::from(from)]),
+            to: self.ids[usize::from(change.to)],
+            reason: change.reason,
+            bytes,
+        }
     }
 
     fn reason(&self, cell: usize, to: u16) -> Reason {

@@ -1,9 +1,12 @@
 //! The order of the moves: steps, each of which leaves a table that may stay as it is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use super::{Move, PlanError, Reason, problem::Problem};
-use crate::{key::Slot, node::NodeId, table::TableError};
+use super::{
+    Move, PlanError, Reason,
+    problem::{Change, Problem},
+};
+use crate::table::{TableError, VACANT};
 
 /// Changes that are made together: a new version of the table. After each step of a plan
 ///
@@ -61,13 +64,6 @@ fn urgency(reason: Reason) -> u8 {
     }
 }
 
-/// A move that waits, with its ends as indices.
-struct Waiting {
-    change: Move,
-    from: Option<usize>,
-    to: usize,
-}
-
 /// What a step has taken up so far.
 struct Filling {
     /// Steps are numbered from 1; a row was last changed in that one.
@@ -86,6 +82,34 @@ impl Filling {
     fn count(&mut self, step: u32, node: usize) {
         self.node_changed[node] = (step, self.node_moves(step, node) + 1);
     }
+
+    /// Whether the step has room for a change, apart from loads.
+    fn has_room(&self, problem: &Problem, throttle: &Throttle, step: u32, next: &Change, bytes: u64) -> bool {
+        let row = next.row as usize;
+        let row_changed = self.row_changed[row] == step;
+        let Some(from) = next.from else {
+            // Nothing is copied; but a set that somebody had a part of grows one by one.
+            return !row_changed || problem.before[problem.places(row)].iter().all(|node| *node == VACANT);
+        };
+        let node_max = throttle.node_moves_max.max(1);
+        !row_changed
+            && self.node_moves(step, usize::from(from)) < node_max
+            && self.node_moves(step, usize::from(next.to)) < node_max
+            && (self.moves == 0 || self.bytes.saturating_add(bytes) <= throttle.bytes_max)
+    }
+
+    fn take(&mut self, step: u32, next: &Change, bytes: u64, load: &mut [u32], leaving: &mut Vec<usize>) {
+        self.row_changed[next.row as usize] = step;
+        // What leaves counts until the step is over: the copy is there before the original goes.
+        load[usize::from(next.to)] += 1;
+        if let Some(from) = next.from {
+            self.moves += 1;
+            self.bytes = self.bytes.saturating_add(bytes);
+            self.count(step, usize::from(from));
+            self.count(step, usize::from(next.to));
+            leaving.push(usize::from(from));
+        }
+    }
 }
 
 pub(super) fn schedule(
@@ -94,18 +118,14 @@ pub(super) fn schedule(
     sizes: &[u64],
     throttle: &Throttle,
 ) -> Result<Vec<Step>, PlanError> {
-    let index: BTreeMap<NodeId, usize> = problem.ids.iter().copied().zip(0..).collect();
-    let mut moves = problem.moves();
-    moves.sort_by_key(|change| urgency(change.reason));
-    let mut waiting: VecDeque<Waiting> = moves
-        .into_iter()
-        .map(|mut change| {
-            if change.from.is_some() {
-                change.bytes = sizes.get(change.slot.0 as usize).copied().unwrap_or(0);
-            }
-            Waiting { from: change.from.map(|from| index[&from]), to: index[&change.to], change }
-        })
-        .collect();
+    let mut changes = problem.differences();
+    changes.sort_by_key(|change| urgency(change.reason));
+    let mut waiting = VecDeque::from(changes);
+    // What is copied; where nobody had it there is nothing to copy.
+    let bytes = |change: &Change| match change.from {
+        Some(_) => sizes.get(change.row as usize).copied().unwrap_or(0),
+        None => 0,
+    };
     let mut load = vec![0_u32; problem.ids.len()];
     for node in &problem.before {
         if let Some(load) = load.get_mut(usize::from(*node)) {
@@ -132,9 +152,10 @@ pub(super) fn schedule(
                 waiting.push_front(next);
                 break;
             }
-            if fits(problem, &filling, throttle, number, &next) && load[next.to] < limit[next.to] {
-                take(&mut filling, number, &next, &mut load, &mut leaving);
-                taken.push(next.change);
+            let (to, bytes) = (usize::from(next.to), bytes(&next));
+            if filling.has_room(problem, throttle, number, &next, bytes) && load[to] < limit[to] {
+                filling.take(number, &next, bytes, &mut load, &mut leaving);
+                taken.push(problem.as_move(&next, bytes));
             } else {
                 blocked.push_back(next);
             }
@@ -144,8 +165,9 @@ pub(super) fn schedule(
         if taken.is_empty() {
             // All that could take something are full and wait for each other.
             let Some(next) = waiting.pop_front() else { break };
-            take(&mut filling, number, &next, &mut load, &mut leaving);
-            taken.push(next.change);
+            let bytes = bytes(&next);
+            filling.take(number, &next, bytes, &mut load, &mut leaving);
+            taken.push(problem.as_move(&next, bytes));
         }
         for node in leaving {
             load[node] -= 1;
@@ -154,33 +176,4 @@ pub(super) fn schedule(
         steps.push(Step { version, moves: taken });
     }
     Ok(steps)
-}
-
-/// Whether the step has room for a move, apart from loads.
-fn fits(problem: &Problem, filling: &Filling, throttle: &Throttle, step: u32, next: &Waiting) -> bool {
-    let Slot(row) = next.change.slot;
-    let row_changed = filling.row_changed[row as usize] == step;
-    let Some(from) = next.from else {
-        // Nothing is copied; but a set that somebody had a part of grows one by one.
-        return !row_changed
-            || problem.before[problem.places(row as usize)].iter().all(|node| *node == crate::table::VACANT);
-    };
-    let node_max = throttle.node_moves_max.max(1);
-    !row_changed
-        && filling.node_moves(step, from) < node_max
-        && filling.node_moves(step, next.to) < node_max
-        && (filling.moves == 0 || filling.bytes.saturating_add(next.change.bytes) <= throttle.bytes_max)
-}
-
-fn take(filling: &mut Filling, step: u32, next: &Waiting, load: &mut [u32], leaving: &mut Vec<usize>) {
-    filling.row_changed[next.change.slot.0 as usize] = step;
-    // What leaves counts until the step is over: the copy is there before the original goes.
-    load[next.to] += 1;
-    if let Some(from) = next.from {
-        filling.moves += 1;
-        filling.bytes = filling.bytes.saturating_add(next.change.bytes);
-        filling.count(step, from);
-        filling.count(step, next.to);
-        leaving.push(from);
-    }
 }

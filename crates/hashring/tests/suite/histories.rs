@@ -234,6 +234,9 @@ pub(crate) fn run(seed: u64, tally: &mut Tally) {
         let changed = before.iter().zip(&after);
         let changed: usize = changed.map(|(was, is)| is.iter().filter(|id| !was.contains(id)).count()).sum();
         assert_eq!(moves, changed as u64, "{context}: no place moves twice");
+        if shape.replicas == 1 {
+            nothing_moves_needlessly(&before, &takers, &plan, &context);
+        }
         let fewest = fewest(&shape, &before, &takers, limit, &context);
         tally.plans += 1;
         tally.moves += moves;
@@ -243,6 +246,19 @@ pub(crate) fn run(seed: u64, tally: &mut Tally) {
         assert!(moves * 100 <= fewest * 101, "{context}: {moves} moves, where {fewest} are enough");
         let decoded = Table::decode(&table.encode());
         assert_eq!(decoded.as_ref(), Ok(&table), "{context}");
+    }
+}
+
+/// Between two nodes that stay, something moves only where the one has too much or the other too little.
+fn nothing_moves_needlessly(before: &[Vec<u64>], takers: &[Taker], plan: &Plan, context: &str) {
+    let loads = loads(before);
+    let load = |taker: &Taker| loads.get(&taker.id).copied().unwrap_or(0);
+    let by_id: std::collections::BTreeMap<u64, &Taker> =
+        takers.iter().map(|taker| (taker.id, taker)).collect();
+    for change in plan.moves() {
+        let Some(from) = change.from.and_then(|from| by_id.get(&from.0)) else { continue };
+        let to = by_id[&change.to.0];
+        assert!(load(from) > from.most || load(to) < to.least, "{context}: {}", plan.explain(change));
     }
 }
 

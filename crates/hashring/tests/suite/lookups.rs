@@ -9,13 +9,14 @@ use super::{Rng, keys};
 
 type Build = fn(&[Node]) -> Result<Box<dyn Lookup>, NodesError>;
 
-const ALL: [(&str, Build); 6] = [
+const ALL: [(&str, Build); 7] = [
     ("ring", |nodes| Ok(Box::new(Ring::new(nodes)?))),
     ("rendezvous", |nodes| Ok(Box::new(Rendezvous::new(nodes)?))),
     ("skeleton", |nodes| Ok(Box::new(Skeleton::new(nodes)?))),
     ("jump", |nodes| Ok(Box::new(Jump::new(nodes)?))),
     ("maglev", |nodes| Ok(Box::new(Maglev::new(nodes)?))),
     ("anchor", |nodes| Ok(Box::new(Anchor::new(nodes)?))),
+    ("bounded", |nodes| Ok(Box::new(BoundedRing::new(nodes, Excess::default())?))),
 ];
 
 #[test]
@@ -55,7 +56,9 @@ fn what_cannot_be_built_is_refused() {
         let weighted = build(&uneven).map(|_| ());
         match name {
             "jump" | "anchor" => assert_eq!(weighted, Err(NodesError::Weighted(NodeId(2)))),
-            "ring" => assert!(matches!(weighted, Err(NodesError::TooMany { .. })), "too many points"),
+            "ring" | "bounded" => {
+                assert!(matches!(weighted, Err(NodesError::TooMany { .. })), "too many points")
+            }
             _ => assert_eq!(weighted, Ok(()), "{name}"),
         }
     }
@@ -116,11 +119,49 @@ fn answers_are_these() {
         ("jump", "1342412104311231"),
         ("maglev", "1341333431210333"),
         ("anchor", "0131042443314212"),
+        ("bounded", "4334420114412042"),
     ] {
         let (_, build) = ALL.iter().find(|(known, _)| *known == name).unwrap();
         let lookup = build(&nodes).unwrap();
         let answers: String = keys(16).map(|key| at(lookup.node(key)).to_string()).collect();
         assert_eq!(answers, expected, "{name}");
+    }
+}
+
+/// What the documentation says of memory, in bytes for each of a thousand nodes.
+#[test]
+fn memory_is_as_stated() {
+    for (name, least, most) in [
+        ("ring", 160 * 14 + 24, 160 * 18 + 24),
+        ("rendezvous", 32, 33),
+        ("skeleton", 18, 20),
+        ("jump", 8, 9),
+        ("maglev", 208, 210),
+        ("anchor", 32, 35),
+        ("bounded", 160 * 14 + 32, 160 * 18 + 33),
+    ] {
+        let (_, build) = ALL.iter().find(|(known, _)| *known == name).unwrap();
+        let each = build(&Node::numbered(1_000)).unwrap().memory_bytes() / 1_000;
+        assert!((least..=most).contains(&each), "{name}: {each}");
+    }
+}
+
+/// Bounded loads behind the trait: a full node is passed over by lookups too, and comes last among replicas.
+#[test]
+fn a_full_node_is_passed_over() {
+    let mut ring = BoundedRing::new(&Node::numbered(4), Excess::thousandths(1).unwrap()).unwrap();
+    for key in keys(399) {
+        let expected = ring.node(key);
+        let mut order = [NodeId(0); 4];
+        ring.replicas(key, &mut order).unwrap();
+        let full = |id: NodeId| {
+            let load = ring.load(id);
+            // One more is on its way.
+            u128::from(load) >= (u128::from(ring.total_load() + 1) * 1_001).div_ceil(4 * 1_000)
+        };
+        assert!(order.is_sorted_by_key(|id| full(*id)), "{order:?}");
+        assert!(!full(expected));
+        assert_eq!(ring.take(key), expected);
     }
 }
 
