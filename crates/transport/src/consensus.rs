@@ -271,7 +271,10 @@ fn run(mut reader: Reader<'_>) -> Result<RunHead, FrameError> {
         count: reader.number_of(RUN_COUNT)? as u32,
         ballot_round: reader.number_of(RUN_ROUND)?,
         kind: reader.number_of(RUN_KIND)? as u32,
-        ..RunHead::default()
+        id_node: reader.fixed64_of(RUN_NODE)?,
+        id_sequence: reader.number_of(RUN_SEQUENCE)?,
+        ballot_config: reader.number_of(RUN_CONFIG)?,
+        ballot_replica: reader.number_of(RUN_REPLICA)?,
     };
     while let Some(key) = reader.key()? {
         match key {

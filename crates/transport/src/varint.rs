@@ -63,6 +63,11 @@ impl<'a> Reader<'a> {
         if self.is_next(key) { self.number() } else { Ok(0) }
     }
 
+    /// The same of a number of eight bytes.
+    pub(crate) fn fixed64_of(&mut self, key: u64) -> Result<u64, FrameError> {
+        if self.is_next(key) { self.fixed64() } else { Ok(0) }
+    }
+
     /// The bytes that are expected next; none if another field comes.
     pub(crate) fn bytes_of(&mut self, key: u64) -> Result<&'a [u8], FrameError> {
         if self.is_next(key) { self.bytes() } else { Ok(&[]) }
