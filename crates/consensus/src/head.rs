@@ -19,6 +19,19 @@ enum Repr {
 }
 
 impl Head {
+    /// The first `len` bytes of those, which are written one by one where there is room for the longest.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn written<const ROOM: usize>(bytes: &[u8; ROOM], len: usize) -> Self {
+        match bytes.first_chunk() {
+            // A copy of fixed length is a few moves.
+            Some(bytes) if len <= SHORT_BYTES_MAX => Self(Repr::Short { len: len as u8, bytes: *bytes }),
+            _ => Self::from(&bytes[..len]),
+        }
+    }
+
     /// The bytes, if they are few enough to lie in the message.
     fn short(from: &[u8]) -> Option<Self> {
         let mut bytes = [0; SHORT_BYTES_MAX];
@@ -81,6 +94,11 @@ mod tests {
             let (copied, shared) = (Head::from(&bytes[..]), Head::from(Bytes::from(bytes.clone())));
             assert_eq!((&copied[..], &copied), (&bytes[..], &shared));
         }
+        let bytes: [u8; 64] = std::array::from_fn(|place| place as u8);
+        for len in [0, 1, SHORT_BYTES_MAX, SHORT_BYTES_MAX + 1, 64] {
+            assert_eq!(Head::written(&bytes, len)[..], bytes[..len]);
+        }
+        assert_eq!(Head::written(&[7; 3], 2)[..], [7; 2]);
         assert_eq!(&Head::default()[..], b"");
         assert_ne!(Head::from(&[0, 0][..]), Head::from(&[0][..]));
         assert_eq!(format!("{:?}", Head::from(&b"\x08a"[..])), r#"b"\x08a""#);

@@ -14,6 +14,9 @@ use crate::{NodeId, ReplicaId, Slot, Time};
 /// How many members a configuration may have, learners included.
 pub const MEMBERS_MAX: usize = 64;
 
+/// A group has more voters than these only by exception.
+const FEW: usize = 8;
+
 /// Sizes of quorums other than majorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quorums {
@@ -92,6 +95,22 @@ impl Side<'_> {
     fn meets_elect(self) -> usize {
         self.quorums
             .map_or(self.majority(), |sizes| (self.voters.len() + 1).saturating_sub(usize::from(sizes.elect)))
+    }
+
+    /// The highest value that so many voters have reached, given each one's. `room` is for at least as many as there are.
+    fn reached<T: Ord + Copy, const N: usize>(
+        self,
+        mut room: [T; N],
+        at: impl Fn(ReplicaId) -> T,
+        size: usize,
+    ) -> Option<T> {
+        let values = &mut room[..self.voters.len().min(N)];
+        for (value, replica) in values.iter_mut().zip(self.voters) {
+            *value = at(*replica);
+        }
+        values.sort_unstable();
+        // In ascending order, the last `size` of them are at least the one where they begin.
+        values.len().checked_sub(size).and_then(|place| values.get(place).copied())
     }
 
     fn has(self, size: usize, has: &impl Fn(ReplicaId) -> bool) -> bool {
@@ -239,14 +258,12 @@ impl Config {
         size: impl Fn(Side<'_>) -> usize,
     ) -> Option<T> {
         let of = |side: Side<'_>| {
-            let mut values = [T::default(); MEMBERS_MAX];
-            let values = &mut values[..side.voters.len().min(MEMBERS_MAX)];
-            for (place, replica) in values.iter_mut().zip(side.voters) {
-                *place = at(*replica);
+            // Asked for with every acknowledgement, mostly of a few: room for all that there may be costs more than the rest.
+            if side.voters.len() <= FEW {
+                side.reached([T::default(); FEW], &at, size(side))
+            } else {
+                side.reached([T::default(); MEMBERS_MAX], &at, size(side))
             }
-            values.sort_unstable();
-            // In ascending order, the last `size` entries are at least the one where they begin.
-            values.len().checked_sub(size(side)).and_then(|place| values.get(place).copied())
         };
         let mut least = of(self.sides().next()?)?;
         for side in self.sides().skip(1) {

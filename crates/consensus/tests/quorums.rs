@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conclave_consensus::{Config, NodeId, Quorums, ReplicaId, Slot};
+use conclave_consensus::{Config, MEMBERS_MAX, NodeId, Quorums, ReplicaId, Slot};
 use proptest::prelude::*;
 
 type Set = BTreeSet<ReplicaId>;
@@ -138,6 +138,19 @@ proptest! {
         }
         bytes.truncate(place);
         prop_assert!(Config::decode(&bytes).is_err());
+    }
+}
+
+#[test]
+fn the_middle_one_of_any_number_of_voters_commits() {
+    for voters in 1..=MEMBERS_MAX as u64 {
+        let config = Config::of_voters((1..=voters).map(|id| (ReplicaId(id), NodeId(id))));
+        // In an order that is not that of the ids.
+        let slot = |replica: ReplicaId| Slot(replica.0 * 67 % 131);
+        let mut slots: Vec<Slot> = config.members().map(slot).collect();
+        slots.sort_unstable();
+        let reached = slots[slots.len() - (slots.len() / 2 + 1)];
+        assert_eq!(config.committed(slot), Some(reached), "of {voters}");
     }
 }
 

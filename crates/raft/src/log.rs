@@ -59,6 +59,14 @@ impl Log {
         self.base.next()
     }
 
+    /// The lowest slot on which this log can follow: what a follower must hold, or a snapshot contain. Its ballot must be known too, and
+    /// of a slot that was cut it may not be, unless `state`, the newest snapshot, ends there.
+    pub(crate) fn floor(&self, state: Slot) -> Slot {
+        let cut = self.first.before();
+        let known = cut == state || self.ballot_at(cut).is_some();
+        if known { cut } else { self.first }
+    }
+
     pub(crate) fn last(&self) -> Slot {
         self.last
     }
@@ -75,10 +83,14 @@ impl Log {
         if slot <= self.base || slot > self.last {
             return None;
         }
-        // The newest run is asked for most. No run is empty, so the one sought is no further before it than the slot is.
         let newest = self.runs.len() - 1;
-        let distance = usize::try_from(self.runs[newest].first.0.saturating_sub(slot.0)).ok()?;
-        let (mut low, mut high) = (newest.saturating_sub(distance), newest);
+        let first = self.runs[newest].first.0;
+        if let Some(place) = slot.0.checked_sub(first) {
+            return Some((newest, usize::try_from(place).ok()?)); // The newest run is asked for most.
+        }
+        // No run is empty, so the one sought is no further before the newest than the slot is.
+        let distance = usize::try_from(first - slot.0).ok()?;
+        let (mut low, mut high) = (newest.saturating_sub(distance), newest - 1);
         while low < high {
             let middle = (low + high).div_ceil(2);
             if self.runs[middle].first <= slot { low = middle } else { high = middle - 1 }
@@ -151,14 +163,17 @@ impl Log {
     pub(crate) fn run(&self, from: Slot, to: Slot, bytes_max: usize) -> Entries {
         let (Some(place), true) = (self.place(from), from <= to) else { return Entries::default() };
         let mut bytes = 0;
-        let within = |entry: &&Entry| {
+        let mut within = |entry: &&Entry| {
             let is_first = bytes == 0;
             bytes += entry.size_bytes();
             entry.slot <= to && (is_first || bytes <= bytes_max)
         };
-        let count = self.from(place).take_while(within).count();
         let (run, start) = place;
         let came = &self.runs[run].entries;
+        let mut count = came[start..].iter().take_while(&mut within).count();
+        if start + count == came.len() && run + 1 < self.runs.len() {
+            count += self.from((run + 1, 0)).take_while(within).count();
+        }
         if count <= came.len() - start {
             came.slice(start..start + count)
         } else {
@@ -168,8 +183,18 @@ impl Log {
 
     /// What the entries from `from` to `to`, both included and in memory, cost.
     pub(crate) fn size_bytes(&self, from: Slot, to: Slot) -> usize {
-        let Some(place) = self.place(from) else { return 0 };
-        self.from(place).take_while(|entry| entry.slot <= to).map(Entry::size_bytes).sum()
+        let Some((run, mut start)) = self.place(from) else { return 0 };
+        let mut bytes = 0;
+        for run in self.runs.range(run..) {
+            for entry in &run.entries[start..] {
+                if entry.slot > to {
+                    return bytes;
+                }
+                bytes += entry.size_bytes();
+            }
+            start = 0;
+        }
+        bytes
     }
 
     /// The first entry in memory.

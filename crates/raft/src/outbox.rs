@@ -137,7 +137,7 @@ impl Outbox {
     pub(crate) fn complete(&mut self, mark: Mark) -> Option<Slot> {
         let place = self.outstanding.iter().position(|write| write.mark == mark)?;
         self.durable = self.durable.max(mark.sequence);
-        self.outstanding.drain(..=place).map(|write| write.upto).max()
+        (0..=place).filter_map(|_| self.outstanding.pop_front()).map(|write| write.upto).max()
     }
 
     /// The sequence of the last write known durable.

@@ -109,8 +109,8 @@ impl Peer {
         }
     }
 
-    /// It holds everything up to `matched`; the log can follow on `floor`. Says whether that is news.
-    pub(crate) fn accepted(&mut self, matched: Slot, floor: Slot) -> bool {
+    /// It holds everything up to `matched`; the log can follow on `floor`, which is asked for where it matters. Says whether that is news.
+    pub(crate) fn accepted(&mut self, matched: Slot, floor: impl FnOnce() -> Slot) -> bool {
         let news = matched > self.matched;
         self.overdue = false;
         self.matched = self.matched.max(matched);
@@ -119,7 +119,7 @@ impl Peer {
         }
         match self.mode {
             Mode::Replicate => self.next = self.next.max(self.matched.next()),
-            Mode::Snapshot if self.matched < floor => {}
+            Mode::Snapshot if self.matched < floor() => {}
             Mode::Probe { .. } | Mode::Snapshot => {
                 self.enter(Mode::Replicate);
                 self.next = self.matched.next();
@@ -172,11 +172,11 @@ mod tests {
     #[test]
     fn inflight_is_bounded_in_messages_and_in_bytes() {
         let mut peer = Peer::new(Slot(1), Time(0));
-        assert!(peer.accepted(Slot(0), Slot(0)) || peer.mode == Mode::Replicate);
+        assert!(peer.accepted(Slot(0), || Slot(0)) || peer.mode == Mode::Replicate);
         peer.sent(Slot(4), 100);
         peer.sent(Slot(8), 100);
         assert!(!peer.may_send(2, 1_000) && !peer.may_send(9, 200) && peer.may_send(3, 201));
-        peer.accepted(Slot(4), Slot(0));
+        peer.accepted(Slot(4), || Slot(0));
         assert!(peer.may_send(2, 1_000));
         assert_eq!((peer.matched, peer.next), (Slot(4), Slot(9)));
     }
@@ -185,7 +185,7 @@ mod tests {
     fn late_rejections_are_no_news() {
         let mut peer = Peer::new(Slot(5), Time(0));
         assert!(peer.is_news(Slot(4)) && !peer.is_news(Slot(3)));
-        peer.accepted(Slot(4), Slot(0));
+        peer.accepted(Slot(4), || Slot(0));
         assert!(!peer.is_news(Slot(4)));
     }
 
@@ -194,9 +194,9 @@ mod tests {
         let mut peer = Peer::new(Slot(5), Time(0));
         peer.await_snapshot(Slot(10));
         assert_eq!((peer.needs(Slot(10)), peer.needs(Slot(12))), (Slot(10), Slot(12)));
-        peer.accepted(Slot(3), Slot(9));
+        peer.accepted(Slot(3), || Slot(9));
         assert_eq!(peer.mode, Mode::Snapshot);
-        peer.accepted(Slot(9), Slot(9));
+        peer.accepted(Slot(9), || Slot(9));
         assert_eq!((peer.mode, peer.next), (Mode::Replicate, Slot(10)));
     }
 }

@@ -81,14 +81,6 @@ impl Raft {
         self.log.ballot_at(slot).or(snapshot).or(read)
     }
 
-    /// The lowest slot on which the log can follow: what a follower must hold, or a snapshot contain. Its term must be known too,
-    /// and of a slot that was cut it may not be.
-    fn floor(&self) -> Slot {
-        let cut = self.log.first().before();
-        let known = self.log.ballot_at(cut).is_some() || cut == self.state.slot;
-        if known { cut } else { self.log.first() }
-    }
-
     fn next_for(&self, peer: &Peer) -> Next {
         let (next, prev) = (peer.next, peer.next.before());
         if next < self.log.first() {
@@ -261,13 +253,15 @@ impl Raft {
     }
 
     pub(crate) fn on_append_reply(&mut self, from: ReplicaId, reply: AppendReply) {
-        let (floor, last, now) = (self.floor(), self.log.last(), self.now);
+        let (log, state, now) = (&self.log, self.state.slot, self.now);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&from) else { return };
         peer.heard = now;
         if !reply.rejected {
-            if peer.accepted(Slot(reply.slot), floor) {
-                self.advance_commit();
+            if peer.accepted(Slot(reply.slot), || log.floor(state)) {
+                if Slot(reply.slot) > self.committed {
+                    self.advance_commit();
+                }
                 self.hand_over_if_ready(from);
             }
             return;
@@ -275,9 +269,9 @@ impl Raft {
         if !peer.is_news(Slot(reply.slot)) {
             return;
         }
-        let hint = Slot(reply.hint_slot).min(last);
+        let hint = Slot(reply.hint_slot).min(log.last());
         // Where memory does not reach, the hint itself is tried: each one is lower than the slot before.
-        let found = self.log.last_at_most(hint, Ballot::term(reply.hint_term)).unwrap_or(hint);
+        let found = log.last_at_most(hint, Ballot::term(reply.hint_term)).unwrap_or(hint);
         peer.probe_from(found.next());
     }
 
@@ -364,7 +358,7 @@ impl Raft {
     }
 
     fn offer_snapshot(&mut self, to: ReplicaId) {
-        let offer = SnapshotOffer { at_least: self.floor().0 };
+        let offer = SnapshotOffer { at_least: self.log.floor(self.state.slot).0 };
         let message = self.message(to, Body::SnapshotOffer(offer));
         self.outbox.send(message);
     }

@@ -212,7 +212,7 @@ pub(crate) fn message(from: ReplicaId, to: ReplicaId, term: u64, body: Body, ent
     let class = body.class();
     let mut out = Written { bytes: [0; WRITTEN_BYTES_MAX], len: 0 };
     write(term, body, &mut out);
-    Message { from, to, class, head: out.bytes[..out.len].into(), entries }
+    Message { from, to, class, head: conclave_consensus::Head::written(&out.bytes, out.len), entries }
 }
 
 /// A head as it is written.
@@ -297,8 +297,13 @@ fn read_common(mut bytes: &[u8]) -> Option<Head> {
 }
 
 /// The field, if it comes next; zero, which is not written, if it does not.
+#[inline(always)]
 fn take_field(number: u8, bytes: &mut &[u8]) -> Option<u64> {
-    match bytes {
+    match *bytes {
+        [key, value @ ..0x80, rest @ ..] if *key == number << 3 => {
+            *bytes = rest;
+            Some(u64::from(*value))
+        }
         [key, rest @ ..] if *key == number << 3 => {
             *bytes = rest;
             decode_varint(bytes).ok()

@@ -17,6 +17,7 @@ use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
 use conclave_consensus::{Epoch, GroupId, NodeId, Outcome, Proposal, ProposalId};
+use crc32fast::Hasher;
 use prost::Message as _;
 
 use crate::{
@@ -105,6 +106,8 @@ pub struct Encoder {
     open: usize,
     remaining: usize,
     forward: ForwardHead,
+    /// Of nothing. What the processor offers is asked once, when it is made.
+    crc: Hasher,
 }
 
 #[derive(Debug)]
@@ -130,6 +133,7 @@ impl Encoder {
             open: 0,
             remaining: 0,
             forward: ForwardHead::default(),
+            crc: Hasher::new(),
         }
     }
 
@@ -255,7 +259,7 @@ impl Encoder {
         header[8..12].copy_from_slice(&(head_len as u32).to_le_bytes());
         header[12] = kind;
         // Short payloads lie right behind the head, so that the checksum of an ordinary frame is one run.
-        let mut crc = crc32fast::Hasher::new();
+        let mut crc = self.crc.clone();
         let mut hashed = start + 4;
         for payload in payloads {
             if payload.len() <= INLINE_BYTES_MAX {
@@ -348,6 +352,8 @@ pub struct Decoder {
     unknown: u64,
     consensus: HeadReader,
     forward: ForwardHead,
+    /// As the encoder's.
+    crc: Hasher,
 }
 
 impl Decoder {
@@ -359,6 +365,7 @@ impl Decoder {
             unknown: 0,
             consensus: HeadReader::default(),
             forward: ForwardHead::default(),
+            crc: Hasher::new(),
         }
     }
 
@@ -433,7 +440,9 @@ impl Decoder {
     /// Reads a frame. Long payloads share the bytes of `run`.
     fn frame(&mut self, run: &Bytes, frame: &[u8], packets: &mut Vec<Packet>) -> Result<(), FrameError> {
         let (mut header, content) = frame.split_at(HEADER_BYTES);
-        if header.get_u32_le() != crc32fast::hash(&frame[4..]) {
+        let mut crc = self.crc.clone();
+        crc.update(&frame[4..]);
+        if header.get_u32_le() != crc.finalize() {
             return Err(FrameError::Checksum);
         }
         let _length = header.get_u32_le();

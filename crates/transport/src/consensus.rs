@@ -168,34 +168,41 @@ pub(crate) struct HeadReader {
 impl HeadReader {
     /// The packet with this head, which takes its payloads off.
     pub(crate) fn read(&mut self, head: &[u8], payloads: &mut Bytes) -> Result<Packet, FrameError> {
-        let (mut group, mut from, mut to, mut class) = (0, 0, 0, 0);
-        let mut own = Head::default();
-        self.clear();
         let mut reader = Reader { rest: head };
-        while let Some(key) = reader.key()? {
-            match key {
-                GROUP => group = reader.number()?,
-                FROM => from = reader.number()?,
-                TO => to = reader.number()?,
-                CLASS => class = reader.number()?,
-                OWN => own = Head::from(reader.bytes()?),
-                ENTRY => self.entries.push(entry(reader.bytes()?, payloads)?),
-                RUN => self.runs.push(run(Reader { rest: reader.bytes()? })?),
-                LEN => self.lens.push(reader.number()?),
-                LENS => numbers(reader.bytes()?, &mut self.lens)?,
-                GAP => self.gaps.push(reader.number()?),
-                GAPS => numbers(reader.bytes()?, &mut self.gaps)?,
-                key if (1..=9).contains(&(key >> 3)) => {
-                    return Err(FrameError::Malformed("a field of the head has another layout"));
+        // In the order in which they are written, and most messages have no more.
+        let (mut group, mut from) = (reader.number_of(GROUP)?, reader.number_of(FROM)?);
+        let (mut to, mut class) = (reader.number_of(TO)?, reader.number_of(CLASS)?);
+        let mut own = Head::from(reader.bytes_of(OWN)?);
+        let mut entries = Entries::default();
+        if !reader.rest.is_empty() {
+            self.clear();
+            // What comes in another order is read here too: of a field that comes again the last counts.
+            while let Some(key) = reader.key()? {
+                match key {
+                    GROUP => group = reader.number()?,
+                    FROM => from = reader.number()?,
+                    TO => to = reader.number()?,
+                    CLASS => class = reader.number()?,
+                    OWN => own = Head::from(reader.bytes()?),
+                    ENTRY => self.entries.push(entry(reader.bytes()?, payloads)?),
+                    RUN => self.runs.push(run(Reader { rest: reader.bytes()? })?),
+                    LEN => self.lens.push(reader.number()?),
+                    LENS => numbers(reader.bytes()?, &mut self.lens)?,
+                    GAP => self.gaps.push(reader.number()?),
+                    GAPS => numbers(reader.bytes()?, &mut self.gaps)?,
+                    key if (1..=9).contains(&(key >> 3)) => {
+                        return Err(FrameError::Malformed("a field of the head has another layout"));
+                    }
+                    key => reader.skip(key)?,
                 }
-                key => reader.skip(key)?,
+            }
+            self.take_runs(payloads)?;
+            if !self.entries.is_empty() {
+                entries = self.entries.drain(..).collect();
             }
         }
-        self.take_runs(payloads)?;
         let class = class_of(class).ok_or(FrameError::Malformed("unknown class of message"))?;
         let (from, to) = (ReplicaId(from), ReplicaId(to));
-        let entries =
-            if self.entries.is_empty() { Entries::default() } else { self.entries.drain(..).collect() };
         let message = Message { from, to, class, head: own, entries };
         Ok(Packet::Consensus { group: GroupId(group), message })
     }
@@ -257,8 +264,18 @@ fn entry(head: &[u8], payloads: &mut Bytes) -> Result<Entry, FrameError> {
     })
 }
 
+#[inline]
 fn run(mut reader: Reader<'_>) -> Result<RunHead, FrameError> {
-    let mut run = RunHead::default();
+    let mut run = RunHead {
+        slot: reader.number_of(RUN_SLOT)?,
+        count: reader.number_of(RUN_COUNT)? as u32,
+        ballot_round: reader.number_of(RUN_ROUND)?,
+        kind: reader.number_of(RUN_KIND)? as u32,
+        id_node: reader.fixed64_of(RUN_NODE)?,
+        id_sequence: reader.number_of(RUN_SEQUENCE)?,
+        ballot_config: reader.number_of(RUN_CONFIG)?,
+        ballot_replica: reader.number_of(RUN_REPLICA)?,
+    };
     while let Some(key) = reader.key()? {
         match key {
             RUN_SLOT => run.slot = reader.number()?,
@@ -419,6 +436,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn fields_may_come_in_any_order_and_the_last_of_one_counts() {
+        let packet = |head: &[u8]| HeadReader::default().read(head, &mut Bytes::from_static(b"x")).unwrap();
+        let run = [0x3a, 10, 0x08, 5, 0x10, 1, 0x18, 2, 0x20, 1, 0x30, 9];
+        let rest = [0x08, 1, 0x10, 2, 0x18, 3, 0x20, 2, 0x2a, 1, 7, 0x42, 1, 1];
+        let written = packet(&[&rest[..11], &run, &rest[11..]].concat());
+        let Packet::Consensus { group: GroupId(1), message } = &written else { panic!("{written:?}") };
+        assert_eq!((message.from, message.to, message.class), (ReplicaId(2), ReplicaId(3), Class::Append));
+        assert_eq!((&message.head[..], message.entries[0].slot), (&[7][..], Slot(5)));
+        let twice = [0x08, 9, 0x10, 9, 0x18, 9, 0x20, 0, 0x2a, 1, 9];
+        let turned = [0x3a, 10, 0x30, 9, 0x20, 1, 0x18, 2, 0x10, 1, 0x08, 5];
+        let backwards = [0x42, 1, 1, 0x2a, 1, 7, 0x20, 2, 0x18, 3, 0x10, 2, 0x08, 1];
+        assert_eq!(packet(&[&run[..], &rest].concat()), written);
+        assert_eq!(packet(&[&twice[..], &backwards, &turned].concat()), written);
     }
 
     #[test]

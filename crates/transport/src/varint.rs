@@ -47,6 +47,32 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() { Ok(None) } else { self.number().map(Some) }
     }
 
+    /// Whether the field that is expected next comes; then its value is what is left.
+    fn is_next(&mut self, key: u64) -> bool {
+        match self.rest {
+            [byte, rest @ ..] if u64::from(*byte) == key => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The number that is expected next; zero, which is not written, if another field comes.
+    pub(crate) fn number_of(&mut self, key: u64) -> Result<u64, FrameError> {
+        if self.is_next(key) { self.number() } else { Ok(0) }
+    }
+
+    /// The same of a number of eight bytes.
+    pub(crate) fn fixed64_of(&mut self, key: u64) -> Result<u64, FrameError> {
+        if self.is_next(key) { self.fixed64() } else { Ok(0) }
+    }
+
+    /// The bytes that are expected next; none if another field comes.
+    pub(crate) fn bytes_of(&mut self, key: u64) -> Result<&'a [u8], FrameError> {
+        if self.is_next(key) { self.bytes() } else { Ok(&[]) }
+    }
+
     pub(crate) fn number(&mut self) -> Result<u64, FrameError> {
         if let Some((byte, rest)) = self.rest.split_first()
             && *byte < 0x80
