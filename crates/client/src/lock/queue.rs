@@ -14,7 +14,7 @@
 //! 2. Who wants it alone holds it when nobody is ahead; a reader when nobody ahead wants it alone; a semaphore's entrant when fewer
 //!    than the capacity are ahead.
 //! 3. Whoever is not in the queue any more holds nothing: its lease has expired.
-//! 4. A key below `name/` with a further `/` belongs to another lock, such as `name/part`.
+//! 4. Whatever else stands below `name/` does not count: keys of another lock, such as `name/part`, and keys without a lease.
 
 use bytes::Bytes;
 
@@ -74,10 +74,13 @@ pub(crate) struct Entrant {
 impl Entrant {
     fn of(kv: KeyValue, prefix: &[u8]) -> Option<Self> {
         let rest = kv.key.strip_prefix(prefix)?;
-        if rest.contains(&b'/') {
+        let is_reader = rest.starts_with(b"r-");
+        let kinds = [&b"r-"[..], b"w-", b"s-"];
+        let lease = kinds.iter().find_map(|kind| rest.strip_prefix(*kind)).unwrap_or(rest);
+        let is_lease = (1..=16).contains(&lease.len()) && lease.iter().all(u8::is_ascii_hexdigit);
+        if !is_lease || kv.lease.is_none() {
             return None;
         }
-        let is_reader = rest.starts_with(b"r-");
         Some(Self { key: kv.key, created: kv.create_revision, is_reader, value: kv.value })
     }
 }
@@ -198,7 +201,7 @@ mod tests {
             create_revision: Revision(created),
             mod_revision: Revision(created),
             version: 1,
-            lease: None,
+            lease: Some(LeaseId(7)),
         }
     }
 
@@ -266,9 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn other_locks_below_the_same_prefix_do_not_count() {
-        let queue = queue(&["l/part/a", "l/part/r-b", "l/c"]);
-        assert_eq!(place(&queue, Want::Alone, "l/c"), Place::Holds(Revision(4)));
+    fn what_else_stands_below_the_same_prefix_does_not_count() {
+        let queue = queue(&["l/part/a", "l/part/r-b", "l/", "l/page", "l/x-1", "l/r-", "l/c"]);
+        assert_eq!(place(&queue, Want::Alone, "l/c"), Place::Holds(Revision(8)));
+        let without_lease = KeyValue { lease: None, ..kv("l/a", 2, "") };
+        assert_eq!(Entrant::of(without_lease, PREFIX), None);
     }
 
     #[test]
