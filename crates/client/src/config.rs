@@ -6,7 +6,8 @@ use tonic::transport::Endpoint;
 
 use crate::error::ConfigError;
 
-/// HTTP/2 pings are this far apart. etcd ends connections that ping more often than every five seconds.
+/// HTTP/2 pings are this far apart while something is under way. etcd ends connections that ping more often than every five seconds, or
+/// while nothing is.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// A connection on which a ping is not answered for so long is dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
@@ -102,7 +103,7 @@ impl Config {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(true))
+            .keep_alive_while_idle(false))
     }
 }
 

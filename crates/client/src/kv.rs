@@ -231,13 +231,6 @@ impl Get {
         self
     }
 
-    /// Only keys that came into being at this revision or before.
-    #[must_use]
-    pub fn created_by(mut self, revision: Revision) -> Self {
-        self.0.max_create_revision = revision.0;
-        self
-    }
-
     pub(crate) fn into_request(self) -> RangeRequest {
         self.0
     }

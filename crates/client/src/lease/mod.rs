@@ -69,7 +69,8 @@ impl Client {
         let seconds = i64::try_from(seconds.max(1)).unwrap_or(i64::MAX);
         // The id is chosen here, so that a grant whose answer was lost can be repeated, and given back if nobody waits for it any more.
         let id = LeaseId(i64::try_from(random_bits() >> 1).unwrap_or(i64::MAX).max(1));
-        let unclaimed = Unclaimed { client: self, id, is_claimed: false };
+        let runtime = Handle::current();
+        let unclaimed = Unclaimed { client: self, runtime: runtime.clone(), id, is_claimed: false };
         let request = LeaseGrantRequest { ttl: seconds, id: id.0 };
         let sent = Moment::now();
         let call = |way, request| async move { LeaseClient::new(way).lease_grant(request).await };
@@ -85,6 +86,7 @@ impl Client {
         unclaimed.claim();
         Ok(Lease {
             client: self.clone(),
+            runtime,
             id,
             ttl: granted,
             standing,
@@ -147,6 +149,7 @@ fn seconds_of(seconds: i64) -> Duration {
 /// A lease under way to being granted: given back if nobody waits for it any more.
 struct Unclaimed<'a> {
     client: &'a Client,
+    runtime: Handle,
     id: LeaseId,
     is_claimed: bool,
 }
@@ -160,7 +163,7 @@ impl Unclaimed<'_> {
 impl Drop for Unclaimed<'_> {
     fn drop(&mut self) {
         if !self.is_claimed {
-            give_back(self.client, self.id, TTL_UNKNOWN);
+            give_back(&self.runtime, self.client, self.id, TTL_UNKNOWN);
         }
     }
 }
@@ -169,11 +172,7 @@ impl Drop for Unclaimed<'_> {
 const TTL_UNKNOWN: Duration = Duration::from_secs(10);
 
 /// Revokes a lease in the background, for as long as that is of use: after `ttl` it is gone by itself.
-fn give_back(client: &Client, lease: LeaseId, ttl: Duration) {
-    let Ok(runtime) = Handle::try_current() else {
-        tracing::debug!(%lease, "outside a runtime a lease is left to expire");
-        return;
-    };
+fn give_back(runtime: &Handle, client: &Client, lease: LeaseId, ttl: Duration) {
     let client = client.clone();
     runtime.spawn(async move {
         let config = &client.shared.config;
@@ -196,6 +195,8 @@ fn give_back(client: &Client, lease: LeaseId, ttl: Duration) {
 #[derive(Debug)]
 pub struct Lease {
     client: Client,
+    /// Where it is given back, wherever it is dropped.
+    runtime: Handle,
     id: LeaseId,
     ttl: Duration,
     standing: Arc<Standing>,
@@ -263,7 +264,7 @@ impl Drop for Lease {
         self.keeper.abort();
         self.standing.lose(Loss::Released);
         if !self.is_given_back {
-            give_back(&self.client, self.id, self.ttl);
+            give_back(&self.runtime, &self.client, self.id, self.ttl);
         }
     }
 }
