@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use conclave_api::{errors::EtcdError, etcdserverpb::Member};
-use conclave_consensus::{Config as Membership, GroupId, NodeId, ReplicaId, Slot, SnapshotMeta};
+use conclave_consensus::{Config as Membership, GroupId, NodeId, ReplicaId, SnapshotMeta};
 use conclave_kv::{Machine, Reader};
 use conclave_replica::{
     CheckpointPolicy, GroupSetup, Handle, HostConfig, Prepared, Shell, ShellConfig, ShellObserver,
@@ -21,12 +21,13 @@ use conclave_storage::{
     WalOptions,
 };
 use conclave_transport::{ClusterId, Inbound, Packet, TcpOptions, TcpTransport};
+use tokio::time::Instant;
 
 use crate::{
     backend::{Backend, BarrierError, BoxFuture, ProposeError, RaftStatus, StorageStatus},
     config::Config,
     identity::{Bootstrap, Identity},
-    membership::{Acquaintances, Change, Members, wait_for_recognition},
+    membership::{Acquaintances, Change, Members, holds_nothing, wait_for_recognition},
     metrics::{BackendMetrics, Counter, Histogram, PeerMetrics, SnapshotMetrics},
     node::NodeError,
 };
@@ -130,6 +131,15 @@ pub(crate) struct Listening {
     network: Network,
     transport: Arc<TcpTransport>,
     door: Arc<Acquaintances>,
+    /// `None` if it listens where nobody can look for it: on ports that the system chose.
+    since: Option<Instant>,
+}
+
+impl Listening {
+    /// Who knows the others by their data directories.
+    pub(crate) fn door(&self) -> Arc<Acquaintances> {
+        Arc::clone(&self.door)
+    }
 }
 
 /// Listens for peers, who are not answered before [`start`].
@@ -151,7 +161,8 @@ pub(crate) async fn listen(config: &Config, bootstrap: &Bootstrap) -> Result<Lis
         .map_err(NodeError::Threads)?;
     let network = Network(Some(network));
     let transport = Arc::new(network.run(TcpTransport::bind(options)).await?);
-    Ok(Listening { network, transport, door })
+    let is_found = config.listen_peer_urls.iter().any(|url| url.port() != 0);
+    Ok(Listening { network, transport, door, since: is_found.then(Instant::now) })
 }
 
 /// Opens the log and the state under `data_dir` and starts everything but the services.
@@ -159,7 +170,7 @@ pub(crate) async fn start(
     config: &Config,
     bootstrap: &Bootstrap,
     data_dir: &Path,
-    Listening { network, transport, door }: Listening,
+    Listening { network, transport, door, since: listening_since }: Listening,
     members: &Arc<Members>,
 ) -> Result<Running, NodeError> {
     door.open(data_dir).map_err(|source| NodeError::Peers { path: data_dir.to_owned(), source })?;
@@ -192,13 +203,17 @@ pub(crate) async fn start(
     let (machine, reader) = Machine::open(Arc::clone(&state), options)?;
 
     let inlet = Arc::new(Inlet::default());
-    let holds_nothing = found.meta.is_empty() && found.last == Slot(0) && checkpoint.is_none();
-    members.set_blank(holds_nothing);
+    // No checkpoint is ahead of the log.
+    let holds_nothing = holds_nothing(&found) && checkpoint.is_none();
+    members.set_log(Arc::clone(&log), holds_nothing);
     transport.start(Arc::clone(&inlet) as _);
-    if bootstrap.members.len() > 1 && holds_nothing {
-        wait_for_recognition(bootstrap).await.map_err(NodeError::Dismissed)?;
+    if holds_nothing {
+        if bootstrap.members.len() > 1 {
+            wait_for_recognition(bootstrap, &*door).await.map_err(NodeError::Dismissed)?;
+        } else if let Some(since) = listening_since {
+            members.wait_alone(since).await.map_err(NodeError::Dismissed)?;
+        }
     }
-    members.set_blank(false);
     let replica = ReplicaId(bootstrap.replica);
     // Differs between replicas and between boots; what it decides (timeouts) need not be secret.
     let seed = member_id ^ epoch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);

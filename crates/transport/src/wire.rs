@@ -187,7 +187,7 @@ pub(crate) struct Hello {
     /// Names the data directory of the sender; zero if it does not say.
     #[prost(fixed64, tag = "7")]
     pub incarnation: u64,
-    /// The sender only wants to know who is here; cluster and receiver are not looked at.
+    /// The sender only wants to know who is here: the receiver is not looked at, nor the cluster if it is zero.
     #[prost(bool, tag = "8")]
     pub enquires: bool,
 }
@@ -209,4 +209,7 @@ pub(crate) struct Answer {
     /// The longest frame it takes, in bytes after the frame's header.
     #[prost(uint64, tag = "6")]
     pub frame_bytes_max: u64,
+    /// Names the data directory of the node; zero if it does not say.
+    #[prost(fixed64, tag = "7")]
+    pub incarnation: u64,
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use conclave_consensus::NodeId;
-use conclave_transport::{About, ClusterId, HandshakeError, Plain, Refusal, enquire};
+use conclave_consensus::{LogState, NodeId, Slot};
+use conclave_transport::{About, ClusterId, Doorkeeper, HandshakeError, Plain, Refusal, enquire};
 use prost::Message as _;
 use thiserror::Error;
 use tokio::time::{Duration, Instant, sleep};
@@ -137,14 +137,24 @@ fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Boots
     })
 }
 
+/// Whether a log holds neither a term nor an entry. What a core promises it writes here first, so whoever's log holds nothing has promised
+/// nothing, also while its group runs already and waits for a quorum.
+pub(crate) fn holds_nothing(log: &LogState) -> bool {
+    log.meta.is_empty() && log.last == Slot(0)
+}
+
 /// Waits until a member that holds nothing may take part. It cannot know by itself whether it is new or has lost what it held, so it asks
 /// the others, and goes on once so many do not know it by another data directory that every quorum it could have been part of has one of them
 /// (all of them, of three). A founder also goes on once a quorum, itself included, holds nothing: else no cluster could begin with one
-/// absent. What that gives up is in decision 4.
+/// absent. One that has gone on still counts until its log holds something, which takes a quorum: else whoever looks a little later would
+/// wait for the absent one. What that gives up is in decision 4.
 ///
 /// # Errors
 /// If one knows it by another data directory, or knows that it was removed.
-pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Refusal> {
+pub(crate) async fn wait_for_recognition(
+    bootstrap: &Bootstrap,
+    door: &dyn Doorkeeper,
+) -> Result<(), Refusal> {
     let count = bootstrap.members.len();
     let quorum = count / 2 + 1;
     let Identity { cluster_id, member_id } = bootstrap.identity;
@@ -158,7 +168,9 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
         for peer in others() {
             let Some(url) = peer.peer_urls.first() else { continue };
             match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
-                Ok(about) if about.node.0 == peer.id => {
+                Ok(about)
+                    if about.node.0 == peer.id && !door.knows_otherwise(about.node, about.incarnation) =>
+                {
                     strangers += 1;
                     blank += usize::from(ClusterAbout::decode(about.about).is_ok_and(|about| about.blank));
                 }
@@ -172,7 +184,7 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
                     }
                     silent.push(peer.name.as_str());
                 }
-                // Nobody is there, or somebody else.
+                // Nobody is there, or somebody else, or one that lost what it promised.
                 Ok(_) | Err(_) => silent.push(peer.name.as_str()),
             }
         }
@@ -192,15 +204,86 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
 
 #[cfg(test)]
 mod tests {
+    use conclave_consensus::LogOp;
+    use conclave_storage::{LogStore as _, MemoryLog};
+    use conclave_transport::{TcpOptions, TcpTransport};
+
     use super::*;
-    use crate::membership::wire::MemberAbout;
+    use crate::{membership::wire::MemberAbout, replicated::DATA};
+
+    #[test]
+    fn a_member_is_blank_until_its_log_holds_something() {
+        let log = MemoryLog::new();
+        assert!(holds_nothing(&log.state(DATA)));
+        log.append(&[(DATA, vec![LogOp::Meta(bytes::Bytes::from_static(b"term"))])]).unwrap();
+        assert!(!holds_nothing(&log.state(DATA)));
+    }
+
+    /// Knows one data directory of everybody.
+    #[derive(Debug)]
+    struct Door(u64);
+
+    impl Doorkeeper for Door {
+        fn recognises(&self, _: NodeId, incarnation: u64) -> std::io::Result<bool> {
+            Ok(incarnation == self.0)
+        }
+
+        fn knows_otherwise(&self, _: NodeId, incarnation: u64) -> bool {
+            incarnation != self.0
+        }
+
+        fn about(&self) -> bytes::Bytes {
+            ClusterAbout { blank: true, ..ClusterAbout::default() }.encode_to_vec().into()
+        }
+    }
+
+    /// Nobody talks here.
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl conclave_transport::Inbound for Deaf {
+        fn receive(&self, _: NodeId, _: Vec<conclave_transport::Packet>) {}
+    }
+
+    #[tokio::test]
+    async fn another_that_holds_nothing_counts_unless_it_once_held_something() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listen = vec!["127.0.0.1:0".to_owned()];
+        let options = TcpOptions {
+            incarnation: 6,
+            doorkeeper: std::sync::Arc::new(Door(5)),
+            ..TcpOptions::new(NodeId(2), ClusterId(9), listen)
+        };
+        let other = TcpTransport::bind(options).await.unwrap();
+        other.start(std::sync::Arc::new(Deaf));
+        let peer = |id, port| {
+            let (name, peer_urls) = (format!("n{id}"), vec![Url::new("127.0.0.1", port)]);
+            Peer { id, name, peer_urls }
+        };
+        let bootstrap = Bootstrap {
+            identity: Identity { cluster_id: 9, member_id: 1 },
+            members: vec![peer(1, 1), peer(2, other.addresses()[0].port()), peer(3, free)],
+            founding: true,
+            replica: 1,
+            incarnation: 5,
+        };
+        let begins = async |known| {
+            let door = Door(known);
+            let waited = wait_for_recognition(&bootstrap, &door);
+            tokio::time::timeout(Duration::from_secs(1), waited).await.is_ok_and(|told| told.is_ok())
+        };
+        assert!(begins(6).await, "two of three hold nothing");
+        assert!(!begins(7).await, "the other is known by another data directory");
+        other.shutdown().await;
+    }
 
     #[test]
     fn who_joins_runs_on_the_clusters_engine() {
         let config = Config { engine: Engine::Paxos, ..Config::default() };
         let own = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
         let member = MemberAbout { id: 7, replica: 3, peer_urls: own, ..MemberAbout::default() };
-        let about = About { node: NodeId(1), cluster: ClusterId(9), about: bytes::Bytes::new() };
+        let about =
+            About { node: NodeId(1), cluster: ClusterId(9), incarnation: 0, about: bytes::Bytes::new() };
         let join = |engine: &str| {
             let cluster = ClusterAbout {
                 members: vec![member.clone()],

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use conclave_consensus::{MembershipChange, NodeId};
-use conclave_transport::{ClusterId, HandshakeError, Plain, Refusal, enquire};
+use conclave_transport::{ClusterId, Doorkeeper as _, HandshakeError, Plain, Refusal, enquire};
 use prost::Message as _;
 use tokio::time::{Duration, sleep};
 
@@ -37,6 +37,10 @@ impl Members {
                     .await;
             } else {
                 orphans.clear();
+            }
+            if let Some(refusal) = self.is_of_another_past(running).await {
+                self.dismissed.send_replace(Some(refusal));
+                return;
             }
             lonely = if role.leader.is_some() { 0 } else { lonely + 1 };
             if lonely >= LONELY_ROUNDS {
@@ -106,14 +110,16 @@ impl Members {
                 Err(HandshakeError::Refused(refusal @ (Refusal::Removed(_) | Refusal::Replaced(_)))) => {
                     return Some(refusal);
                 }
-                Ok(about) if about.node.0 == *id => {
+                Ok(about)
+                    if about.node.0 == *id && !self.door.knows_otherwise(about.node, about.incarnation) =>
+                {
                     let cluster = ClusterAbout::decode(about.about).unwrap_or_default();
                     let listed = cluster.members.iter().any(|member| member.id == own.0);
                     // One that lags may not have heard of this member yet.
                     let removed = !listed && self.bootstrap.replica < cluster.next_replica;
                     without_us += usize::from(removed && !cluster.members.is_empty());
                 }
-                // Somebody else lives there, or nobody.
+                // Somebody else lives there, or one that lost what it knew, or nobody.
                 Ok(_) | Err(_) => {}
             }
         }

@@ -19,6 +19,7 @@ mod changes;
 mod introductions;
 mod joining;
 mod keeper;
+mod lone;
 mod wire;
 
 use std::{
@@ -36,13 +37,14 @@ use conclave_api::etcdserverpb::Member;
 use conclave_consensus::{Config as Membership, NodeId, ReplicaId};
 use conclave_kv::{Reader, StoreObserver};
 use conclave_replica::{Answerer, Handle, Responder};
+use conclave_storage::LogStore;
 use conclave_transport::{Refusal, TcpTransport};
 use prost::Message as _;
 use tokio::sync::watch;
 
 pub(crate) use self::{
     acquaintances::Acquaintances,
-    joining::{find_cluster, wait_for_recognition},
+    joining::{find_cluster, holds_nothing, wait_for_recognition},
 };
 use self::{introductions::Introductions, wire::Question};
 pub use self::{
@@ -75,8 +77,14 @@ pub(crate) struct Members {
     registry: Arc<watch::Sender<u64>>,
     /// See [`is_learner`](Self::is_learner).
     learns: AtomicBool,
-    /// This member holds nothing and waits for its group to begin.
+    door: Arc<Acquaintances>,
+    log: OnceLock<Arc<dyn LogStore>>,
+    /// See [`is_blank`](Self::is_blank): not any more, once it was seen not to be.
     blank: AtomicBool,
+    /// Whether this member held nothing when it started.
+    began_with_nothing: AtomicBool,
+    /// One came who may show that this member lost what it held.
+    suspects: AtomicBool,
     /// Set when the others say that this member is none of them.
     dismissed: watch::Sender<Option<Refusal>>,
     running: OnceLock<Running>,
@@ -108,7 +116,11 @@ impl fmt::Debug for Members {
 }
 
 impl Members {
-    pub(crate) fn new(bootstrap: &Bootstrap, config: &crate::config::Config) -> Arc<Self> {
+    pub(crate) fn new(
+        bootstrap: &Bootstrap,
+        config: &crate::config::Config,
+        door: Arc<Acquaintances>,
+    ) -> Arc<Self> {
         let urls = config.advertise_client_urls.iter().map(ToString::to_string).collect();
         Arc::new_cyclic(|this| Self {
             bootstrap: bootstrap.clone(),
@@ -122,7 +134,11 @@ impl Members {
             changing: tokio::sync::Mutex::default(),
             registry: Arc::new(watch::Sender::new(0)),
             learns: AtomicBool::new(!bootstrap.founding),
-            blank: AtomicBool::new(false),
+            door,
+            log: OnceLock::new(),
+            blank: AtomicBool::new(true),
+            began_with_nothing: AtomicBool::new(false),
+            suspects: AtomicBool::new(false),
             dismissed: watch::Sender::new(None),
             running: OnceLock::new(),
             this: this.clone(),
@@ -134,9 +150,27 @@ impl Members {
         Arc::new(RegistryBell(Arc::clone(&self.registry)))
     }
 
-    /// Whether this member holds nothing and waits for its group to begin.
-    pub(crate) fn set_blank(&self, blank: bool) {
-        self.blank.store(blank, Ordering::Release);
+    /// The log is open; whether this member held nothing before.
+    pub(crate) fn set_log(&self, log: Arc<dyn LogStore>, holds_nothing: bool) {
+        self.began_with_nothing.store(holds_nothing, Ordering::Release);
+        // Called once.
+        let _ = self.log.set(log);
+    }
+
+    fn began_with_nothing(&self) -> bool {
+        self.began_with_nothing.load(Ordering::Acquire)
+    }
+
+    /// Whether this member has promised nothing to anybody: its log holds nothing, whether its group runs already or not.
+    fn is_blank(&self) -> bool {
+        if self.blank.load(Ordering::Relaxed)
+            && let Some(log) = self.log.get()
+        {
+            let blank = holds_nothing(&log.state(DATA));
+            self.blank.store(blank, Ordering::Relaxed);
+            return blank;
+        }
+        false
     }
 
     /// The group runs: from here on members are asked, addresses followed, and, as leader, changes carried out.
@@ -253,10 +287,12 @@ impl Members {
         });
         // Before the group runs this member knows only what it started from, which may be long ago.
         let members = if self.running.get().is_some() { members.collect() } else { Vec::new() };
-        let blank = self.blank.load(Ordering::Acquire);
-        let next_replica = configuration.next_replica.0;
-        let about =
-            wire::ClusterAbout { members, blank, next_replica, engine: self.engine.name().to_owned() };
+        let about = wire::ClusterAbout {
+            members,
+            blank: self.is_blank(),
+            next_replica: configuration.next_replica.0,
+            engine: self.engine.name().to_owned(),
+        };
         about.encode_to_vec().into()
     }
 

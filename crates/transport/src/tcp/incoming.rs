@@ -103,6 +103,10 @@ async fn serve(
             shared.inbound_refused.add(1);
             refusal.kind()
         }
+        Ended::Handshake(HandshakeError::Unwelcome(_)) => {
+            shared.inbound_refused.add(1);
+            "unwelcome"
+        }
         Ended::Handshake(HandshakeError::Foreign(_)) | Ended::Silent | Ended::Frame(_) => {
             shared.inbound_foreign.add(1);
             "foreign"
@@ -124,7 +128,7 @@ impl Visit {
             let mut stream = options.acceptor.accept(connection).await?;
             let identity = options.identity();
             let removed = |node| self.shared.removed.lock().contains(&node);
-            let arrival = handshake::receive(&mut *stream, &identity, removed, &*options.doorkeeper).await?;
+            let arrival = handshake::receive(&mut *stream, &identity, removed, &options.doorkeeper).await?;
             Ok::<_, HandshakeError>((stream, arrival))
         };
         let (mut stream, arrival) =

@@ -250,7 +250,7 @@ async fn dial(
         Err(_) => return Err(format!("cannot connect to {address} within {:?}", options.dial_timeout)),
     };
     let identity = options.identity();
-    let introduced = handshake::introduce(&mut *stream, &identity, node, lane);
+    let introduced = handshake::introduce(&mut *stream, &identity, node, lane, &options.doorkeeper);
     match timeout(options.handshake_timeout, introduced).await {
         Ok(Ok(agreed)) => {
             let frame_bytes_max = agreed.frame_bytes_max.min(options.frame_bytes_max);
