@@ -266,9 +266,9 @@ pub(crate) async fn start(
     Ok(Running { backend, shell, transport, network })
 }
 
-/// The initial members in the order of their ids, numbered from 1: every member derives the same.
+/// The founders' replicas.
 fn replicas(bootstrap: &Bootstrap) -> impl Iterator<Item = (ReplicaId, NodeId)> + '_ {
-    (1..).map(ReplicaId).zip(bootstrap.members.iter().map(|peer| NodeId(peer.id)))
+    bootstrap.members.iter().map(|peer| (ReplicaId(peer.replica), NodeId(peer.id)))
 }
 
 /// Spreads the members' checkpoints evenly.

@@ -127,6 +127,7 @@ fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Boots
         id: member.id,
         name: member.name.clone(),
         peer_urls: member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect(),
+        replica: member.replica,
     });
     Ok(Bootstrap {
         identity: Identity { cluster_id: about.cluster.0, member_id: this.id },
@@ -258,7 +259,7 @@ mod tests {
         other.start(std::sync::Arc::new(Deaf));
         let peer = |id, port| {
             let (name, peer_urls) = (format!("n{id}"), vec![Url::new("127.0.0.1", port)]);
-            Peer { id, name, peer_urls }
+            Peer { id, name, peer_urls, replica: id }
         };
         let bootstrap = Bootstrap {
             identity: Identity { cluster_id: 9, member_id: 1 },

@@ -202,16 +202,8 @@ impl Members {
     }
 
     /// The peer addresses of every node that there is to talk to, this one included: what is registered, and those that it started with.
-    ///
-    /// These stay until this member is in the configuration that it has applied: while it catches up what it knows is old, and the leader may not
-    /// be in it. Afterwards whoever is in neither configuration nor registry has left.
     fn addresses(&self) -> BTreeMap<u64, Vec<String>> {
-        let configuration = self.configuration();
-        let is_member = |id: u64| configuration.nodes.values().any(|node| node.0 == id);
-        let mut all = self.bootstrap_addresses();
-        if is_member(self.identity().member_id) {
-            all.retain(|id, _| is_member(*id));
-        }
+        let mut all = addresses_left(&self.bootstrap, &self.configuration());
         all.extend(self.registered());
         all
     }
@@ -222,8 +214,7 @@ impl Members {
     }
 
     fn bootstrap_addresses(&self) -> BTreeMap<u64, Vec<String>> {
-        let urls = |peer: &Peer| peer.peer_urls.iter().map(ToString::to_string).collect();
-        self.bootstrap.members.iter().map(|peer| (peer.id, urls(peer))).collect()
+        addresses_left(&self.bootstrap, &Membership::default())
     }
 
     /// Registered members that are to vote although they only learn so far.
@@ -341,6 +332,14 @@ impl Members {
     }
 }
 
+/// The addresses of the members that this one started with, but for those that an applied configuration has removed. One that it does not
+/// name may be yet to come: while this member catches up, what it knows is older than what it started with.
+fn addresses_left(bootstrap: &Bootstrap, applied: &Membership) -> BTreeMap<u64, Vec<String>> {
+    let urls = |peer: &Peer| peer.peer_urls.iter().map(ToString::to_string).collect();
+    let has_left = |peer: &Peer| peer.replica > 0 && applied.has_removed(ReplicaId(peer.replica));
+    bootstrap.members.iter().filter(|peer| !has_left(peer)).map(|peer| (peer.id, urls(peer))).collect()
+}
+
 impl Answerer for Members {
     fn answer(&self, _: NodeId, question: Bytes, respond: Responder) {
         match Question::decode(question).map(|question| question.change) {
@@ -351,5 +350,41 @@ impl Answerer for Members {
                 running.runtime.spawn(changes::answer(this, change, respond));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::url::Url;
+
+    /// The replicas of a configuration, each on the node with ten times its number.
+    fn applied(replicas: &[u64], next_replica: u64) -> Membership {
+        let replicas = replicas.iter().map(|id| (ReplicaId(*id), NodeId(id * 10)));
+        Membership { next_replica: ReplicaId(next_replica), ..Membership::of_voters(replicas) }
+    }
+
+    #[test]
+    fn only_who_was_removed_has_left() {
+        let peer = |replica: u64| {
+            let peer_urls = vec![Url::new("h", u16::try_from(replica).unwrap())];
+            Peer { id: replica * 10, name: String::new(), peer_urls, replica }
+        };
+        // The fourth was started when there was a fifth already.
+        let bootstrap = Bootstrap {
+            identity: Identity { cluster_id: 1, member_id: 40 },
+            members: (1..=5).map(peer).collect(),
+            founding: false,
+            replica: 4,
+            incarnation: 1,
+        };
+        let left = |applied: &Membership| addresses_left(&bootstrap, applied).into_keys().collect::<Vec<_>>();
+        assert_eq!(left(&Membership::default()), [10, 20, 30, 40, 50]);
+        assert_eq!(left(&applied(&[1, 2, 3, 4], 5)), [10, 20, 30, 40, 50], "the fifth is yet to be added");
+        assert_eq!(left(&applied(&[1, 3, 4], 5)), [10, 30, 40, 50]);
+        assert_eq!(left(&applied(&[1, 3, 4], 6)), [10, 30, 40], "the fifth came and went");
+        let mut unknown = bootstrap.clone();
+        unknown.members[4].replica = 0;
+        assert!(addresses_left(&unknown, &applied(&[1, 2, 3, 4], 6)).contains_key(&50), "nobody can tell");
     }
 }
