@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::{
     backend::{Backend, BarrierError, BoxFuture, ProposeError, RaftStatus, StorageStatus},
-    config::Config,
+    config::{Config, url::Url},
     identity::{Bootstrap, Identity},
     membership::{Acquaintances, Change, Members, holds_nothing, wait_for_recognition},
     metrics::{BackendMetrics, Counter, Histogram, PeerMetrics, SnapshotMetrics},
@@ -145,11 +145,12 @@ impl Listening {
 /// Listens for peers, who are not answered before [`start`].
 pub(crate) async fn listen(config: &Config, bootstrap: &Bootstrap) -> Result<Listening, NodeError> {
     let Identity { cluster_id, member_id } = bootstrap.identity;
-    let listen = config.listen_peer_urls.iter().map(crate::config::url::Url::authority).collect();
+    let listen = authorities(&config.listen_peer_urls);
     let door = Arc::new(Acquaintances::default());
     let options = TcpOptions {
         incarnation: bootstrap.incarnation,
         doorkeeper: Arc::clone(&door) as _,
+        advertised: advertised(config, bootstrap),
         ..TcpOptions::new(NodeId(member_id), ClusterId(cluster_id), listen)
     };
     // A thread of its own: a long read in a client's request must never keep heartbeats waiting.
@@ -163,6 +164,22 @@ pub(crate) async fn listen(config: &Config, bootstrap: &Bootstrap) -> Result<Lis
     let transport = Arc::new(network.run(TcpTransport::bind(options)).await?);
     let is_found = config.listen_peer_urls.iter().any(|url| url.port() != 0);
     Ok(Listening { network, transport, door, since: is_found.then(Instant::now) })
+}
+
+fn authorities(urls: &[Url]) -> Vec<String> {
+    urls.iter().map(Url::authority).collect()
+}
+
+/// Where the others reach this member: as it was decided when its data directory was made, and as its flags say, which may be newer.
+fn advertised(config: &Config, bootstrap: &Bootstrap) -> Vec<String> {
+    let own = bootstrap.members.iter().find(|peer| peer.id == bootstrap.identity.member_id);
+    let mut all = own.map(|peer| authorities(&peer.peer_urls)).unwrap_or_default();
+    for address in authorities(&config.initial_advertise_peer_urls) {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    all
 }
 
 /// Opens the log and the state under `data_dir` and starts everything but the services.
@@ -241,9 +258,7 @@ pub(crate) async fn start(
     let setup = GroupSetup { group: DATA, core, machine: Box::new(machine), state: meta };
     let prepared = Prepared::new(shell_config, vec![setup], Some(Arc::clone(members) as _));
     for peer in bootstrap.members.iter().filter(|peer| peer.id != member_id) {
-        if let Some(url) = peer.peer_urls.first() {
-            transport.set_peer(NodeId(peer.id), &url.authority());
-        }
+        transport.set_peer(NodeId(peer.id), &authorities(&peer.peer_urls));
     }
     // Set once.
     let _ = inlet.0.set(prepared.inbound());

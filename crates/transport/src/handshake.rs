@@ -9,6 +9,9 @@
 //!
 //! Both name their data directories, and each judges the other's: a node that lost its own knows nobody, so that it is the others who must see it.
 //!
+//! A dialer also says where it is reached. That counts only with a receiver whom nobody told: a member that was away for long may
+//! not know of its leader, and could not answer it.
+//!
 //! This layout is the same for all versions for ever; the messages are protobuf and gain fields. Both sides check both the cluster and the
 //! node, since an address may have been given to another machine. The version is the highest that both know.
 
@@ -32,6 +35,8 @@ pub const VERSION_MAX: u32 = 2;
 const MAGIC: [u8; 8] = *b"CONCLAVE";
 const PREFIX_BYTES: usize = 16;
 const WORD_BYTES_MAX: usize = 1024;
+/// How many bytes of addresses a dialer says at most.
+const ADDRESS_BYTES_MAX: usize = 512;
 /// The longest answer to an enquiry.
 const ABOUT_BYTES_MAX: usize = 4 << 20;
 
@@ -126,12 +131,14 @@ pub enum HandshakeError {
 
 /// Who this node is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct Identity<'a> {
     pub node: NodeId,
     pub cluster: ClusterId,
     pub versions: (u32, u32),
     pub frame_bytes_max: usize,
     pub incarnation: u64,
+    /// Where the others reach it.
+    pub addresses: &'a [String],
 }
 
 /// Decides whom this node talks to, beyond cluster and version.
@@ -184,8 +191,8 @@ async fn recognises(door: &Arc<dyn Doorkeeper>, node: NodeId, incarnation: u64) 
 /// What came of an accepted connection's first word.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    /// A peer, for a lane.
-    Peer(NodeId, Lane),
+    /// A peer, for a lane, and where it says that it is reached.
+    Peer(NodeId, Lane, Vec<String>),
     /// Somebody who was told and left.
     Enquiry,
 }
@@ -251,7 +258,7 @@ pub(crate) struct Agreed {
 /// Introduces this node on a dialed stream and returns how to write to the peer, if it is the one that was meant.
 pub(crate) async fn introduce(
     stream: &mut dyn Stream,
-    own: &Identity,
+    own: &Identity<'_>,
     to: NodeId,
     lane: Lane,
     door: &Arc<dyn Doorkeeper>,
@@ -265,6 +272,7 @@ pub(crate) async fn introduce(
         lane: lane as u32,
         incarnation: own.incarnation,
         enquires: false,
+        addresses: fitting(own.addresses),
     };
     write_word(stream, &hello).await?;
     let answer: Answer = read_word(stream, WORD_BYTES_MAX).await?;
@@ -293,7 +301,7 @@ pub(crate) async fn introduce(
 /// Hears a dialer out on an accepted stream, answers, and returns who it is and for which lane it came.
 pub(crate) async fn receive(
     stream: &mut dyn Stream,
-    own: &Identity,
+    own: &Identity<'_>,
     removed: impl FnOnce(NodeId) -> bool,
     door: &Arc<dyn Doorkeeper>,
 ) -> Result<Arrival, HandshakeError> {
@@ -350,10 +358,21 @@ pub(crate) async fn receive(
         let _ = stream.shutdown().await;
         return Ok(Arrival::Enquiry);
     }
-    Ok(Arrival::Peer(from, lane.ok_or(HandshakeError::Foreign("it asks for an unknown lane"))?))
+    let lane = lane.ok_or(HandshakeError::Foreign("it asks for an unknown lane"))?;
+    Ok(Arrival::Peer(from, lane, hello.addresses))
 }
 
-fn check(own: &Identity, cluster: u64, theirs: (u32, u32)) -> Result<(), Refusal> {
+/// The first of the addresses, as many as a word has room for.
+fn fitting(addresses: &[String]) -> Vec<String> {
+    let mut bytes = 0;
+    let fits = |address: &&String| {
+        bytes += address.len();
+        bytes <= ADDRESS_BYTES_MAX
+    };
+    addresses.iter().take_while(fits).cloned().collect()
+}
+
+fn check(own: &Identity<'_>, cluster: u64, theirs: (u32, u32)) -> Result<(), Refusal> {
     let ours = own.versions;
     if ours.0 > theirs.1 || theirs.0 > ours.1 {
         return Err(Refusal::Version { ours, theirs });
@@ -428,12 +447,13 @@ fn guess(bytes: &[u8]) -> &'static str {
 mod tests {
     use super::*;
 
-    const OWN: Identity = Identity {
+    const OWN: Identity<'_> = Identity {
         node: NodeId(2),
         cluster: ClusterId(7),
         versions: (1, 1),
         frame_bytes_max: 1024,
         incarnation: 0,
+        addresses: &[],
     };
 
     /// Knows one data directory of everybody.
@@ -459,15 +479,15 @@ mod tests {
     }
 
     async fn meet(
-        dialer: Identity,
+        dialer: Identity<'_>,
         to: NodeId,
-        acceptor: Identity,
+        acceptor: Identity<'_>,
     ) -> (Result<Agreed, HandshakeError>, Result<(NodeId, Lane), HandshakeError>) {
         let (mut left, mut right) = tokio::io::duplex(4096);
         let strict = strict();
         tokio::join!(introduce(&mut left, &dialer, to, Lane::Bulk, &strict), async {
             match receive(&mut right, &acceptor, |node| node == NodeId(99), &strict).await? {
-                Arrival::Peer(node, lane) => Ok((node, lane)),
+                Arrival::Peer(node, lane, _) => Ok((node, lane)),
                 Arrival::Enquiry => panic!("nobody enquired"),
             }
         })
@@ -640,6 +660,23 @@ mod tests {
             });
         assert!(matches!(acceptor, Err(HandshakeError::Unwelcome(NodeId(1)))), "{acceptor:?}");
         assert!(matches!(dialer, Err(HandshakeError::Io(_))), "{dialer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_dialer_says_where_it_is_reached_as_far_as_there_is_room() {
+        let addresses = ["one.example:2380".to_owned(), "x".repeat(ADDRESS_BYTES_MAX - 16), "y".to_owned()];
+        let one = Identity { node: NodeId(1), addresses: &addresses, ..OWN };
+        let (mut left, mut right) = tokio::io::duplex(4096);
+        let door = strict();
+        let (dialer, acceptor) = tokio::join!(
+            introduce(&mut left, &one, NodeId(2), Lane::Bulk, &door),
+            receive(&mut right, &OWN, |_| false, &door)
+        );
+        assert!(dialer.is_ok());
+        match acceptor.unwrap() {
+            Arrival::Peer(NodeId(1), Lane::Bulk, said) => assert_eq!(said, addresses[..2]),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]

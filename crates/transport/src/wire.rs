@@ -170,7 +170,7 @@ pub(crate) struct PieceHead {
 }
 
 /// What a dialer says first.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Hello {
     #[prost(uint32, tag = "1")]
     pub version_min: u32,
@@ -190,6 +190,9 @@ pub(crate) struct Hello {
     /// The sender only wants to know who is here: the receiver is not looked at, nor the cluster if it is zero.
     #[prost(bool, tag = "8")]
     pub enquires: bool,
+    /// Where the sender is reached, each `host:port`: for a receiver that nobody told.
+    #[prost(string, repeated, tag = "9")]
+    pub addresses: Vec<String>,
 }
 
 /// What the node that was dialed answers.

@@ -1,6 +1,6 @@
 //! A member's first steps: into a cluster that runs already, or among those that found one.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
 use conclave_consensus::{LogState, NodeId, Slot};
 use conclave_transport::{About, ClusterId, Doorkeeper, HandshakeError, Plain, Refusal, enquire};
@@ -138,6 +138,31 @@ fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Boots
     })
 }
 
+/// Asks a member at its addresses in turn, until it answers at one or says that this one is none of them.
+///
+/// # Errors
+/// That word, or what was found at the last address.
+pub(super) async fn enquire_of(
+    member: u64,
+    addresses: impl Iterator<Item = String>,
+    own: (NodeId, ClusterId),
+    incarnation: u64,
+    patience: Duration,
+) -> Result<About, HandshakeError> {
+    let mut found = HandshakeError::Io(io::ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        match enquire(&Plain, &address, own, incarnation, patience).await {
+            Ok(about) if about.node.0 == member => return Ok(about),
+            Ok(about) => found = Refusal::Target { wanted: NodeId(member), here: about.node }.into(),
+            Err(told @ HandshakeError::Refused(Refusal::Replaced(_) | Refusal::Removed(_))) => {
+                return Err(told);
+            }
+            Err(error) => found = error,
+        }
+    }
+    Err(found)
+}
+
 /// Whether a log holds neither a term nor an entry. What a core promises it writes here first, so whoever's log holds nothing has promised
 /// nothing, also while its group runs already and waits for a quorum.
 pub(crate) fn holds_nothing(log: &LogState) -> bool {
@@ -167,11 +192,9 @@ pub(crate) async fn wait_for_recognition(
         let (mut strangers, mut blank) = (0, 1);
         let mut silent = Vec::new();
         for peer in others() {
-            let Some(url) = peer.peer_urls.first() else { continue };
-            match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
-                Ok(about)
-                    if about.node.0 == peer.id && !door.knows_otherwise(about.node, about.incarnation) =>
-                {
+            let addresses = peer.peer_urls.iter().map(Url::authority);
+            match enquire_of(peer.id, addresses, own, incarnation, PATIENCE).await {
+                Ok(about) if !door.knows_otherwise(about.node, about.incarnation) => {
                     strangers += 1;
                     blank += usize::from(ClusterAbout::decode(about.about).is_ok_and(|about| about.blank));
                 }
@@ -181,11 +204,11 @@ pub(crate) async fn wait_for_recognition(
                 Err(HandshakeError::Refused(refusal)) => {
                     if !told {
                         told = true;
-                        tracing::warn!(url = %url, "a founding member is not there: {refusal}");
+                        tracing::warn!(name = peer.name, "a founding member is not there: {refusal}");
                     }
                     silent.push(peer.name.as_str());
                 }
-                // Nobody is there, or somebody else, or one that lost what it promised.
+                // Nobody is there, or one that lost what it promised.
                 Ok(_) | Err(_) => silent.push(peer.name.as_str()),
             }
         }
@@ -225,7 +248,7 @@ mod tests {
     struct Door(u64);
 
     impl Doorkeeper for Door {
-        fn recognises(&self, _: NodeId, incarnation: u64) -> std::io::Result<bool> {
+        fn recognises(&self, _: NodeId, incarnation: u64) -> io::Result<bool> {
             Ok(incarnation == self.0)
         }
 

@@ -3,16 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use conclave_consensus::{MembershipChange, NodeId};
-use conclave_transport::{ClusterId, Doorkeeper as _, HandshakeError, Plain, Refusal, enquire};
+use conclave_transport::{ClusterId, Doorkeeper as _, HandshakeError, Refusal};
 use prost::Message as _;
 use tokio::time::{Duration, sleep};
 
 use super::{
-    Members, Running,
+    Members, Running, authorities,
     changes::{reconfigure, register, unregister},
+    joining::enquire_of,
     wire::ClusterAbout,
 };
-use crate::{config::url::Url, replicated::DATA};
+use crate::replicated::DATA;
 
 /// For so many rounds in a row a node is registered without a replica before it is forgotten: an addition may be under way, and one that was
 /// removed is to hear of it.
@@ -105,14 +106,11 @@ impl Members {
         others.remove(&own.0);
         let mut without_us = 0;
         for (id, urls) in &others {
-            let Some(url) = urls.first().and_then(|url| Url::parse(url).ok()) else { continue };
-            match enquire(&Plain, &url.authority(), (own, cluster_id), incarnation, PATIENCE).await {
+            match enquire_of(*id, authorities(urls), (own, cluster_id), incarnation, PATIENCE).await {
                 Err(HandshakeError::Refused(refusal @ (Refusal::Removed(_) | Refusal::Replaced(_)))) => {
                     return Some(refusal);
                 }
-                Ok(about)
-                    if about.node.0 == *id && !self.door.knows_otherwise(about.node, about.incarnation) =>
-                {
+                Ok(about) if !self.door.knows_otherwise(about.node, about.incarnation) => {
                     let cluster = ClusterAbout::decode(about.about).unwrap_or_default();
                     let listed = cluster.members.iter().any(|member| member.id == own.0);
                     // One that lags may not have heard of this member yet.

@@ -52,6 +52,7 @@ pub use self::{
     wire::{Add, Change, Update},
 };
 use crate::{
+    config::url::Url,
     engine::Engine,
     identity::{Bootstrap, Identity, Peer},
     replicated::DATA,
@@ -311,10 +312,8 @@ impl Members {
             self.learns.store(self.find_whether_learner(), Ordering::Relaxed);
             let wanted = self.addresses();
             for (id, urls) in &wanted {
-                if known.get(id) != Some(urls)
-                    && let Some(url) = urls.first().and_then(|url| crate::config::url::Url::parse(url).ok())
-                {
-                    running.transport.set_peer(NodeId(*id), &url.authority());
+                if known.get(id) != Some(urls) {
+                    running.transport.set_peer(NodeId(*id), &authorities(urls).collect::<Vec<_>>());
                 }
             }
             for gone in known.keys().filter(|id| !wanted.contains_key(id)) {
@@ -340,6 +339,11 @@ fn addresses_left(bootstrap: &Bootstrap, applied: &Membership) -> BTreeMap<u64, 
     bootstrap.members.iter().filter(|peer| !has_left(peer)).map(|peer| (peer.id, urls(peer))).collect()
 }
 
+/// Where URLs lead to, each `host:port`.
+fn authorities(urls: &[String]) -> impl Iterator<Item = String> {
+    urls.iter().filter_map(|url| Url::parse(url).ok()).map(|url| url.authority())
+}
+
 impl Answerer for Members {
     fn answer(&self, _: NodeId, question: Bytes, respond: Responder) {
         match Question::decode(question).map(|question| question.change) {
@@ -356,7 +360,6 @@ impl Answerer for Members {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::url::Url;
 
     /// The replicas of a configuration, each on the node with ten times its number.
     fn applied(replicas: &[u64], next_replica: u64) -> Membership {
