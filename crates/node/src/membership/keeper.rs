@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use conclave_consensus::{MembershipChange, NodeId};
+use conclave_consensus::{MembershipChange, NodeId, Progress, ReplicaId, Slot, Status};
 use conclave_transport::{ClusterId, Doorkeeper as _, HandshakeError, Refusal};
 use prost::Message as _;
 use tokio::time::{Duration, sleep};
@@ -20,6 +20,8 @@ use crate::replicated::DATA;
 const ORPHAN_ROUNDS: u32 = 8;
 /// After so many rounds without a leader a member asks whether it is still one.
 const LONELY_ROUNDS: u32 = 5;
+/// A learner is promoted when it is behind by no more entries than this: a second voter that lags stops every write until it has them.
+const PROMOTE_WITHIN_ENTRIES: u64 = 5_000;
 /// How long the one who is asked may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -74,7 +76,11 @@ impl Members {
                         tracing::debug!(member = format_args!("{node:x}"), %error, "a member is not registered yet");
                     }
                 }
-                Some(known) if known.votes && configuration.learners.contains(replica) => {
+                Some(known)
+                    if known.votes
+                        && configuration.learners.contains(replica)
+                        && has_caught_up(&status, *replica) =>
+                {
                     if reconfigure(running, MembershipChange::Promote(*replica)).await.is_ok() {
                         tracing::info!(
                             member = format_args!("{node:x}"),
@@ -133,5 +139,30 @@ impl Members {
             // The sender lives as long as `self`.
             _ => std::future::pending().await,
         }
+    }
+}
+
+/// Whether a learner answers and lags little enough that it may vote.
+fn has_caught_up(status: &Status, replica: ReplicaId) -> bool {
+    status.progress.iter().any(|peer| peer.replica == replica && is_close(peer, status.last))
+}
+
+fn is_close(peer: &Progress, last: Slot) -> bool {
+    peer.active && peer.matched > Slot(0) && last.0.saturating_sub(peer.matched.0) <= PROMOTE_WITHIN_ENTRIES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_that_answers_and_lags_little_is_promoted() {
+        let peer = |matched, active| Progress { replica: ReplicaId(2), matched: Slot(matched), active };
+        // Nine tenths of the slot's number are not enough.
+        assert!(!is_close(&peer(4_500_000, true), Slot(5_000_000)));
+        assert!(!is_close(&peer(5_000_000, false), Slot(5_000_000)), "it does not answer");
+        assert!(!is_close(&peer(0, true), Slot(3)), "nothing is known of it");
+        assert!(!is_close(&peer(1, true), Slot(PROMOTE_WITHIN_ENTRIES + 2)));
+        assert!(is_close(&peer(1, true), Slot(PROMOTE_WITHIN_ENTRIES + 1)));
     }
 }
