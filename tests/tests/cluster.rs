@@ -13,7 +13,7 @@ use conclave_api::etcdserverpb::{
     cluster_client::ClusterClient, maintenance_client::MaintenanceClient,
 };
 use conclave_tests::{
-    load::Load,
+    load::{Client, Load, connect},
     solo::{Solo, Written},
     trial::{ELECTION, Setup, Trial, copy_dir, engine},
 };
@@ -304,15 +304,14 @@ async fn until_introduced(node: &Solo) -> Result<()> {
 }
 
 /// Checks what was written at a node, as soon as a leader is there to serve it.
-async fn keeps(node: &Solo, written: &Written) -> Result<()> {
-    let mut client = node.client()?;
+async fn keeps(client: &mut Client, written: &Written) -> Result<()> {
     let limit = Instant::now() + 20 * ELECTION;
     while let Err(status) = client.range(RangeRequest { key: "any".into(), ..RangeRequest::default() }).await
     {
         ensure!(Instant::now() < limit, "it does not serve: {status}");
         pause(0.1).await;
     }
-    written.check(&mut client).await
+    written.check(client).await
 }
 
 const REPLACED: &str = "came with another data directory than the one it is known by";
@@ -325,7 +324,7 @@ async fn a_lone_founder_that_lost_its_disk_does_not_begin_anew() -> Result<()> {
     fs::remove_dir_all(first.data_dir())?;
     let refusal = first.restart_refused()?;
     ensure!(refusal.line.contains(REPLACED), "{refusal:?}");
-    keeps(&second, &written).await?;
+    keeps(&mut second.client()?, &written).await?;
 
     // The others are away for longer than it waits for them: it ends when they are back, and nothing of it reaches them.
     fs::remove_dir_all(first.data_dir())?;
@@ -338,8 +337,8 @@ async fn a_lone_founder_that_lost_its_disk_does_not_begin_anew() -> Result<()> {
     third.resume()?;
     let refusal = first.ended(from)?;
     ensure!(refusal.line.contains(REPLACED), "{refusal:?}");
-    keeps(&second, &written).await?;
-    keeps(&third, &written).await?;
+    keeps(&mut second.client()?, &written).await?;
+    keeps(&mut third.client()?, &written).await?;
 
     // So does one that was restarted meanwhile, and holds what it began with.
     fs::remove_dir_all(first.data_dir())?;
@@ -353,8 +352,8 @@ async fn a_lone_founder_that_lost_its_disk_does_not_begin_anew() -> Result<()> {
     third.resume()?;
     let refusal = first.ended(from)?;
     ensure!(refusal.line.contains(REPLACED), "{refusal:?}");
-    keeps(&second, &written).await?;
-    keeps(&third, &written).await
+    keeps(&mut second.client()?, &written).await?;
+    keeps(&mut third.client()?, &written).await
 }
 
 /// Where three founders are to be, the one first whom the others ask first.
@@ -393,6 +392,41 @@ async fn two_of_three_founders_begin_whenever_they_start() -> Result<()> {
         written.check(&mut third.client()?).await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_away_while_all_others_changed_comes_back() -> Result<()> {
+    let flags = vec!["--strict-reconfig-check=false".to_owned()];
+    let mut trial = Trial::start(&Setup { flags, ..Setup::default() }).await?;
+    let leader = trial.leader().await?;
+    let away = (leader + 1) % 3;
+    let ids = [trial.member_id(0).await?, trial.member_id(1).await?, trial.member_id(2).await?];
+    trial.cluster.servers_mut()[away].kill()?;
+    let mut asked = ClusterClient::new(trial.channel(leader, 10 * ELECTION)?);
+    let mut members = trial.members();
+    let directories = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let mut joined = Vec::new();
+    for (at, directory) in directories.iter().enumerate() {
+        let (name, ports) = (format!("n{}", at + 4), Ports::free(1)?[0]);
+        let request = MemberAddRequest { peer_ur_ls: vec![Trial::peer_url(ports)], is_learner: false };
+        asked.member_add(request).await?;
+        members = format!("{members},{name}={}", Trial::peer_url(ports));
+        joined.push(Solo::join(directory.path(), &name, ports, &members, trial.engine)?);
+        let voting = || trial.log_text(leader).matches("a new member has caught up and votes").count();
+        until("the new member votes", || voting() > at).await?;
+    }
+    let mut asked = ClusterClient::new(joined[0].channel(10 * ELECTION)?);
+    for id in (0..3).filter(|node| *node != away).map(|node| ids[node]) {
+        asked.member_remove(MemberRemoveRequest { id }).await?;
+    }
+    for node in (0..3).filter(|node| *node != away) {
+        until("it is told", || trial.cluster.servers_mut()[node].ended().is_some()).await?;
+    }
+    let written = Written::keys(&mut joined[0].client()?, 50).await?;
+    trial.cluster.servers_mut()[away].restart()?;
+    // It knows none of those that are there, and answers the one that leads them.
+    let mut client = connect(&trial.endpoints()[away])?;
+    keeps(&mut client, &written).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

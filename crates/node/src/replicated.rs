@@ -252,6 +252,7 @@ pub(crate) async fn start(
             pending_bytes: PENDING_BYTES,
             first_percent: first_checkpoint_percent(bootstrap),
         },
+        serve_bytes_per_second: config.snapshot_serve_bytes_per_second,
         observer: Some(Arc::clone(&times) as Arc<dyn ShellObserver>),
         ..ShellConfig::of(node, epoch)
     };

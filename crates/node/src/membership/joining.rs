@@ -61,7 +61,7 @@ pub enum JoinError {
     },
 }
 
-/// Asks the members of a running cluster who this one is among them.
+/// Asks the members of a running cluster who this one is among them, until half of them answer, or as many as do within [`JOINING`].
 ///
 /// # Errors
 /// See [`JoinError`], once [`JOINING`] has passed.
@@ -75,12 +75,15 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
     let until = Instant::now() + JOINING;
     let mut why = JoinError::Alone;
     loop {
-        // Of several answers the newest counts: one that lags may still know who had this address before.
+        let late = Instant::now() >= until;
+        // Of several answers the newest counts, and one alone counts little: whoever lags may still know who had this address before.
         let mut newest: Option<(ClusterAbout, About)> = None;
+        let mut answered = BTreeSet::new();
         for url in &others {
             match enquire(&Plain, &url.authority(), (NodeId(0), ClusterId(0)), 0, PATIENCE).await {
                 Ok(about) => {
                     let cluster = ClusterAbout::decode(about.about.clone()).unwrap_or_default();
+                    answered.insert(about.node);
                     if newest.as_ref().is_none_or(|(known, _)| known.next_replica < cluster.next_replica) {
                         newest = Some((cluster, about));
                     }
@@ -93,11 +96,14 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
         }
         if let Some((cluster, about)) = newest {
             match among(config, &cluster, &about) {
-                Ok(bootstrap) => return Ok(bootstrap),
+                Ok(bootstrap) if late || 2 * answered.len() + 1 >= config.initial_cluster.len() => {
+                    return Ok(bootstrap);
+                }
+                Ok(_) => {}
                 Err(error) => why = error,
             }
         }
-        if others.is_empty() || Instant::now() >= until {
+        if others.is_empty() || late {
             return Err(why);
         }
         sleep(PAUSE).await;
@@ -243,9 +249,9 @@ mod tests {
         assert!(!holds_nothing(&log.state(DATA)));
     }
 
-    /// Knows one data directory of everybody.
+    /// Knows one data directory of everybody, and says this to those that enquire.
     #[derive(Debug)]
-    struct Door(u64);
+    struct Door(u64, ClusterAbout);
 
     impl Doorkeeper for Door {
         fn recognises(&self, _: NodeId, incarnation: u64) -> io::Result<bool> {
@@ -253,11 +259,11 @@ mod tests {
         }
 
         fn knows_otherwise(&self, _: NodeId, incarnation: u64) -> bool {
-            incarnation != self.0
+            incarnation != 0 && incarnation != self.0
         }
 
         fn about(&self) -> bytes::Bytes {
-            ClusterAbout { blank: true, ..ClusterAbout::default() }.encode_to_vec().into()
+            self.1.encode_to_vec().into()
         }
     }
 
@@ -269,17 +275,62 @@ mod tests {
         fn receive(&self, _: NodeId, _: Vec<conclave_transport::Packet>) {}
     }
 
-    #[tokio::test]
-    async fn another_that_holds_nothing_counts_unless_it_once_held_something() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let listen = vec!["127.0.0.1:0".to_owned()];
+    /// A node with data directory 6.
+    async fn answering(node: u64, port: u16, door: Door) -> TcpTransport {
         let options = TcpOptions {
             incarnation: 6,
-            doorkeeper: std::sync::Arc::new(Door(5)),
-            ..TcpOptions::new(NodeId(2), ClusterId(9), listen)
+            doorkeeper: std::sync::Arc::new(door),
+            ..TcpOptions::new(NodeId(node), ClusterId(9), vec![format!("127.0.0.1:{port}")])
         };
-        let other = TcpTransport::bind(options).await.unwrap();
-        other.start(std::sync::Arc::new(Deaf));
+        let transport = TcpTransport::bind(options).await.unwrap();
+        transport.start(std::sync::Arc::new(Deaf));
+        transport
+    }
+
+    fn free_port() -> u16 {
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn one_that_lags_is_not_believed_alone() {
+        let urls = |port| vec![Url::new("127.0.0.1", port)];
+        let (own, late, absent) = (free_port(), free_port(), free_port());
+        let member = |id, replica, port| {
+            let peer_urls = urls(port).iter().map(ToString::to_string).collect();
+            MemberAbout { id, replica, peer_urls, name: String::new() }
+        };
+        // Who had this address before was the seventh, and was removed.
+        let about = |port, this, next_replica| ClusterAbout {
+            members: vec![member(1, 1, port), member(2, 2, late), member(3, 3, absent), this],
+            next_replica,
+            ..ClusterAbout::default()
+        };
+        let lagging = free_port();
+        let lags = answering(1, lagging, Door(6, about(lagging, member(7, 4, own), 5))).await;
+        let knows = Door(6, about(lagging, member(8, 6, own), 7));
+        let config = Config {
+            name: "n4".to_owned(),
+            initial_advertise_peer_urls: urls(own),
+            initial_cluster: [("n1", lagging), ("n2", late), ("n3", absent), ("n4", own)]
+                .map(|(name, port)| (name.to_owned(), urls(port)))
+                .into(),
+            ..Config::default()
+        };
+        let comes = async {
+            sleep(Duration::from_millis(300)).await;
+            answering(2, late, knows).await
+        };
+        let (found, knew) = tokio::join!(find_cluster(&config), comes);
+        assert_eq!(found.unwrap().identity.member_id, 8);
+        lags.shutdown().await;
+        knew.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn another_that_holds_nothing_counts_unless_it_once_held_something() {
+        let free = free_port();
+        let blank = ClusterAbout { blank: true, ..ClusterAbout::default() };
+        let other = answering(2, 0, Door(5, blank.clone())).await;
         let peer = |id, port| {
             let (name, peer_urls) = (format!("n{id}"), vec![Url::new("127.0.0.1", port)]);
             Peer { id, name, peer_urls, replica: id }
@@ -292,7 +343,7 @@ mod tests {
             incarnation: 5,
         };
         let begins = async |known| {
-            let door = Door(known);
+            let door = Door(known, blank.clone());
             let waited = wait_for_recognition(&bootstrap, &door);
             tokio::time::timeout(Duration::from_secs(1), waited).await.is_ok_and(|told| told.is_ok())
         };

@@ -7,7 +7,7 @@
 //!
 //! # How a member comes and goes
 //! A member is registered, then added as a learner: that needs no word from the new one, which is started only afterwards. One that is to vote
-//! is promoted by the leader once it holds what the leader holds, so a member that never starts costs the others nothing. A member that is
+//! is promoted by the leader once it answers and lacks little of what the leader holds, so a member that never starts costs the others nothing. A member that is
 //! removed leaves the configuration first; its registration goes a while later, when it has had the time to learn of it.
 //!
 //! # Invariants
