@@ -223,7 +223,8 @@ fn addresses_are_tried_in_turn_until_the_peer_is_found() {
 
 /// A node that says where it is.
 fn advertised(runtime: &Arc<Runtime>, node: NodeId) -> Node {
-    let reserved = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let reserved = free.expect("a free port").to_string();
     let options = TcpOptions { listen: vec![reserved.clone()], advertised: vec![reserved], ..options(node) };
     Node::start(runtime, options)
 }
