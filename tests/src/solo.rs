@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use conclave_api::etcdserverpb::{PutRequest, RangeRequest};
+use tonic::transport::{Channel, Endpoint};
 use xtask::engine::Engine;
 use xtask::server::{Cluster, Launch, Ports};
 
@@ -69,9 +70,36 @@ impl Solo {
         Self { cluster, dir: dir.to_owned(), ports }.ready()
     }
 
-    fn ready(mut self) -> Result<Self> {
-        self.cluster.wait_ready(PATIENCE)?;
+    /// Starts a node, under a name, as one of the `members` that found a cluster on that engine, and waits for nothing.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn found(dir: &Path, name: &str, ports: Ports, members: &str, engine: Engine) -> Result<Self> {
+        let flags = [
+            format!("--name={name}"),
+            format!("--data-dir={}", dir.join(NAME).display()),
+            format!("--initial-cluster={members}"),
+            engine.flag(),
+        ];
+        let cluster = Launch { flags: &flags, ..Launch::new(&program()?, dir, &[ports]) }.start()?;
+        Ok(Self { cluster, dir: dir.to_owned(), ports })
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn ready(mut self) -> Result<Self> {
+        self.wait_ready()?;
         Ok(self)
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.cluster.wait_ready(PATIENCE)
     }
 
     /// Its ports.
@@ -86,6 +114,15 @@ impl Solo {
     /// If its address is no URL.
     pub fn client(&self) -> Result<Client> {
         connect(&self.cluster.servers()[0].endpoint())
+    }
+
+    /// A way to it, on which each request has so much time.
+    ///
+    /// # Errors
+    /// If its address is no URL.
+    pub fn channel(&self, limit: Duration) -> Result<Channel> {
+        let endpoint = Endpoint::from_shared(self.cluster.servers()[0].endpoint())?;
+        Ok(endpoint.timeout(limit).connect_lazy())
     }
 
     /// Its data directory.
@@ -124,13 +161,29 @@ impl Solo {
         self.cluster.servers_mut()[0].kill()
     }
 
+    /// Stops it where it stands, as a long pause of its machine would.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn pause(&self) -> Result<()> {
+        self.cluster.servers()[0].pause()
+    }
+
+    /// Lets it go on after a pause.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn resume(&self) -> Result<()> {
+        self.cluster.servers()[0].resume()
+    }
+
     /// Starts it again with the same flags on the same data, and waits until it serves.
     ///
     /// # Errors
     /// If it does not.
     pub fn restart(&mut self) -> Result<()> {
         self.cluster.servers_mut()[0].restart()?;
-        self.cluster.wait_ready(PATIENCE)
+        self.wait_ready()
     }
 
     /// Starts it again, which must fail.

@@ -39,7 +39,10 @@ pub struct Setup {
 }
 
 /// What replicates a trial's data: what the variable `CONCLAVE_TEST_ENGINE` names, else Raft.
-fn engine() -> Result<Engine> {
+///
+/// # Errors
+/// If it names none.
+pub fn engine() -> Result<Engine> {
     match std::env::var("CONCLAVE_TEST_ENGINE") {
         Ok(name) => {
             Engine::named(&name).with_context(|| format!("CONCLAVE_TEST_ENGINE names no engine: {name}"))

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Result, ensure};
 use conclave_api::etcdserverpb::{
-    MemberAddRequest, MemberListRequest, MemberRemoveRequest, MoveLeaderRequest,
+    MemberAddRequest, MemberListRequest, MemberRemoveRequest, MoveLeaderRequest, RangeRequest,
     cluster_client::ClusterClient, maintenance_client::MaintenanceClient,
 };
 use conclave_tests::{
-    load::Load,
-    solo::Solo,
-    trial::{ELECTION, Setup, Trial, copy_dir},
+    load::{Client, Load, connect},
+    solo::{Solo, Written},
+    trial::{ELECTION, Setup, Trial, copy_dir, engine},
 };
 use xtask::server::Ports;
 
@@ -249,6 +249,184 @@ async fn a_replaced_disk_does_not_come_back_under_its_name() -> Result<()> {
     trial.restart_ended()?;
     pause(1.0).await;
     trial.check(load).await
+}
+
+/// A cluster founded by one, to which two more were added.
+struct Grown {
+    nodes: [Solo; 3],
+    _directories: [tempfile::TempDir; 3],
+}
+
+impl Grown {
+    async fn start() -> Result<Self> {
+        let engine = engine()?;
+        let directories = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
+        let first = Solo::launch(directories[0].path(), &[engine.flag()])?.ready()?;
+        let mut members = format!("n1={}", Trial::peer_url(first.ports()));
+        let mut others = Vec::new();
+        for (at, directory) in directories.iter().enumerate().skip(1) {
+            let (name, ports) = (format!("n{}", at + 1), Ports::free(1)?[0]);
+            let request = MemberAddRequest { peer_ur_ls: vec![Trial::peer_url(ports)], is_learner: false };
+            ClusterClient::new(first.channel(10 * ELECTION)?).member_add(request).await?;
+            members = format!("{members},{name}={}", Trial::peer_url(ports));
+            others.push(Solo::join(directory.path(), &name, ports, &members, engine)?);
+            let voting = || first.log_text().matches("a new member has caught up and votes").count();
+            until("the new member votes", || voting() == at).await?;
+            until_introduced(&first).await?;
+        }
+        let others: [Solo; 2] = others.try_into().expect("two were added");
+        let [second, third] = others;
+        Ok(Self { nodes: [first, second, third], _directories: directories })
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let limit = Instant::now() + 20 * ELECTION;
+    while !holds() {
+        ensure!(Instant::now() < limit, "in vain: {what}");
+        pause(0.05).await;
+    }
+    Ok(())
+}
+
+/// The members a node lists have told it their names: before, they count as not started.
+async fn until_introduced(node: &Solo) -> Result<()> {
+    let mut asked = ClusterClient::new(node.channel(10 * ELECTION)?);
+    let limit = Instant::now() + 20 * ELECTION;
+    loop {
+        let listed = asked.member_list(MemberListRequest { linearizable: true }).await?.into_inner();
+        if listed.members.iter().all(|member| !member.name.is_empty()) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < limit, "one has no name: {listed:?}");
+        pause(0.05).await;
+    }
+}
+
+/// Checks what was written at a node, as soon as a leader is there to serve it.
+async fn keeps(client: &mut Client, written: &Written) -> Result<()> {
+    let limit = Instant::now() + 20 * ELECTION;
+    while let Err(status) = client.range(RangeRequest { key: "any".into(), ..RangeRequest::default() }).await
+    {
+        ensure!(Instant::now() < limit, "it does not serve: {status}");
+        pause(0.1).await;
+    }
+    written.check(client).await
+}
+
+const REPLACED: &str = "came with another data directory than the one it is known by";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_founder_that_lost_its_disk_does_not_begin_anew() -> Result<()> {
+    let Grown { nodes: [mut first, second, third], _directories } = Grown::start().await?;
+    let written = Written::keys(&mut first.client()?, 200).await?;
+    first.kill()?;
+    fs::remove_dir_all(first.data_dir())?;
+    let refusal = first.restart_refused()?;
+    ensure!(refusal.line.contains(REPLACED), "{refusal:?}");
+    keeps(&mut second.client()?, &written).await?;
+
+    // The others are away for longer than it waits for them: it ends when they are back, and nothing of it reaches them.
+    fs::remove_dir_all(first.data_dir())?;
+    second.pause()?;
+    third.pause()?;
+    first.restart()?;
+    Written::keys(&mut first.client()?, 3).await?;
+    let from = first.log_text().len();
+    second.resume()?;
+    third.resume()?;
+    let refusal = first.ended(from)?;
+    ensure!(refusal.line.contains(REPLACED), "{refusal:?}");
+    keeps(&mut second.client()?, &written).await?;
+    keeps(&mut third.client()?, &written).await?;
+
+    // So does one that was restarted meanwhile, and holds what it began with.
+    fs::remove_dir_all(first.data_dir())?;
+    second.pause()?;
+    third.pause()?;
+    first.restart()?;
+    first.kill()?;
+    first.restart()?;
+    let from = first.log_text().len();
+    second.resume()?;
+    third.resume()?;
+    let refusal = first.ended(from)?;
+    ensure!(refusal.line.contains(REPLACED), "{refusal:?}");
+    keeps(&mut second.client()?, &written).await?;
+    keeps(&mut third.client()?, &written).await
+}
+
+/// Where three founders are to be, the one first whom the others ask first.
+fn founders() -> Result<Vec<Ports>> {
+    let ports = Ports::free(3)?;
+    let members = conclave_node::config::url::parse_members(&founding(&ports))?;
+    let ids = conclave_node::identity::bootstrap(&conclave_node::Config {
+        name: "n1".to_owned(),
+        initial_cluster: members,
+        ..conclave_node::Config::default()
+    })?;
+    let at = |name: &str| ports[usize::from(name.as_bytes()[1] - b'1')];
+    Ok(ids.members.iter().map(|peer| at(&peer.name)).collect())
+}
+
+fn founding(ports: &[Ports]) -> String {
+    let member = |(at, ports): (usize, &Ports)| format!("n{}={}", at + 1, Trial::peer_url(*ports));
+    ports.iter().enumerate().map(member).collect::<Vec<_>>().join(",")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_three_founders_begin_whenever_they_start() -> Result<()> {
+    let engine = engine()?;
+    for apart in [0.0, 0.3, 1.0] {
+        let ports = founders()?;
+        let members = founding(&ports);
+        // The machine of the third takes connections and says nothing, so that whoever asks it looks at the other rarely.
+        let _silent = std::net::TcpListener::bind(("127.0.0.1", ports[0].peer))?;
+        let directories = [tempfile::tempdir()?, tempfile::tempdir()?];
+        let mut second = Solo::found(directories[0].path(), "n2", ports[1], &members, engine)?;
+        pause(apart).await;
+        let mut third = Solo::found(directories[1].path(), "n3", ports[2], &members, engine)?;
+        second.wait_ready()?;
+        third.wait_ready()?;
+        let written = Written::keys(&mut second.client()?, 50).await?;
+        written.check(&mut third.client()?).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_away_while_all_others_changed_comes_back() -> Result<()> {
+    let flags = vec!["--strict-reconfig-check=false".to_owned()];
+    let mut trial = Trial::start(&Setup { flags, ..Setup::default() }).await?;
+    let leader = trial.leader().await?;
+    let away = (leader + 1) % 3;
+    let ids = [trial.member_id(0).await?, trial.member_id(1).await?, trial.member_id(2).await?];
+    trial.cluster.servers_mut()[away].kill()?;
+    let mut asked = ClusterClient::new(trial.channel(leader, 10 * ELECTION)?);
+    let mut members = trial.members();
+    let directories = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let mut joined = Vec::new();
+    for (at, directory) in directories.iter().enumerate() {
+        let (name, ports) = (format!("n{}", at + 4), Ports::free(1)?[0]);
+        let request = MemberAddRequest { peer_ur_ls: vec![Trial::peer_url(ports)], is_learner: false };
+        asked.member_add(request).await?;
+        members = format!("{members},{name}={}", Trial::peer_url(ports));
+        joined.push(Solo::join(directory.path(), &name, ports, &members, trial.engine)?);
+        let voting = || trial.log_text(leader).matches("a new member has caught up and votes").count();
+        until("the new member votes", || voting() > at).await?;
+    }
+    let mut asked = ClusterClient::new(joined[0].channel(10 * ELECTION)?);
+    for id in (0..3).filter(|node| *node != away).map(|node| ids[node]) {
+        asked.member_remove(MemberRemoveRequest { id }).await?;
+    }
+    for node in (0..3).filter(|node| *node != away) {
+        until("it is told", || trial.cluster.servers_mut()[node].ended().is_some()).await?;
+    }
+    let written = Written::keys(&mut joined[0].client()?, 50).await?;
+    trial.cluster.servers_mut()[away].restart()?;
+    // It knows none of those that are there, and answers the one that leads them.
+    let mut client = connect(&trial.endpoints()[away])?;
+    keeps(&mut client, &written).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -170,6 +170,9 @@ struct MemberFile {
     id: String,
     name: String,
     peer_urls: Vec<String>,
+    /// Empty where it was not noted.
+    #[serde(default)]
+    replica: String,
 }
 
 /// Reads what a member that has started before started from, and compares it with its flags. `None` for a directory that is yet to be
@@ -313,6 +316,7 @@ impl IdentityFile {
             id: format!("{:x}", peer.id),
             name: peer.name.clone(),
             peer_urls: peer.peer_urls.iter().map(ToString::to_string).collect(),
+            replica: format!("{:x}", peer.replica),
         };
         Self {
             format: FORMAT,
@@ -339,11 +343,16 @@ impl IdentityFile {
         let member = |member: &MemberFile| {
             let urls = member.peer_urls.iter().map(|url| Url::parse(url));
             let peer_urls = urls.collect::<Result<_, _>>().map_err(|error| damaged(error.to_string()))?;
-            Ok::<_, DataDirError>(Peer { id: id(&member.id)?, name: member.name.clone(), peer_urls })
+            let replica = u64::from_str_radix(&member.replica, 16).unwrap_or_default();
+            Ok::<_, DataDirError>(Peer { id: id(&member.id)?, name: member.name.clone(), peer_urls, replica })
         };
+        let mut members = self.members.iter().map(member).collect::<Result<Vec<_>, _>>()?;
+        if self.founding {
+            identity::number_founders(&mut members);
+        }
         Ok(Bootstrap {
             identity: Identity { cluster_id: id(&self.cluster_id)?, member_id: id(&self.member_id)? },
-            members: self.members.iter().map(member).collect::<Result<_, _>>()?,
+            members,
             founding: self.founding,
             replica: id(&self.replica)?,
             incarnation: id(&self.incarnation)?,

@@ -53,34 +53,68 @@ impl Engine {
 
     /// A core that goes on from what is durable.
     pub(crate) fn boot(self, boot: Boot, config: &Config) -> Result<Box<dyn Consensus>, EngineError> {
-        let timing = Timing { heartbeat: config.heartbeat_interval, election: config.election_timeout };
-        let entry_bytes_max = config.max_request_bytes as usize + ENVELOPE_BYTES;
-        let compaction_margin_entries = config.snapshot_catchup_entries;
         Ok(match self {
-            Self::Raft => {
-                let config = RaftConfig {
-                    timing,
-                    entry_bytes_max,
-                    compaction_margin_entries,
-                    ..RaftConfig::default()
-                };
-                Box::new(Raft::new(boot, config)?)
-            }
-            Self::Paxos => {
-                let config = PaxosConfig {
-                    timing,
-                    entry_bytes_max,
-                    compaction_margin_entries,
-                    ..PaxosConfig::default()
-                };
-                Box::new(Paxos::new(boot, config)?)
-            }
+            Self::Raft => Box::new(Raft::new(boot, raft_config(config))?),
+            Self::Paxos => Box::new(Paxos::new(boot, paxos_config(config))?),
         })
+    }
+}
+
+fn timing(config: &Config) -> Timing {
+    Timing { heartbeat: config.heartbeat_interval, election: config.election_timeout }
+}
+
+fn raft_config(config: &Config) -> RaftConfig {
+    let defaults = RaftConfig::default();
+    RaftConfig {
+        timing: timing(config),
+        entry_bytes_max: config.max_request_bytes as usize + ENVELOPE_BYTES,
+        compaction_margin_entries: config.snapshot_catchup_entries,
+        compaction_lag_entries_max: defaults.compaction_lag_entries_max.max(config.snapshot_catchup_entries),
+        ..defaults
+    }
+}
+
+fn paxos_config(config: &Config) -> PaxosConfig {
+    let defaults = PaxosConfig::default();
+    PaxosConfig {
+        timing: timing(config),
+        entry_bytes_max: config.max_request_bytes as usize + ENVELOPE_BYTES,
+        compaction_margin_entries: config.snapshot_catchup_entries,
+        compaction_lag_entries_max: defaults.compaction_lag_entries_max.max(config.snapshot_catchup_entries),
+        ..defaults
     }
 }
 
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_consensus::{Config as Membership, NodeId, ReplicaId, Slot, SnapshotMeta, Time};
+
+    use super::*;
+
+    #[test]
+    fn an_engine_starts_with_any_number_of_entries_to_keep() {
+        for engine in Engine::ALL {
+            for entries in [0, 1, 5_000, 100_000, 100_001, u64::MAX] {
+                let config = Config { snapshot_catchup_entries: entries, ..Config::default() };
+                let membership = Membership::of_voters([(ReplicaId(1), NodeId(1))]);
+                let boot = Boot {
+                    replica: ReplicaId(1),
+                    meta: bytes::Bytes::new(),
+                    state: SnapshotMeta { config: membership, ..SnapshotMeta::default() },
+                    entries: Vec::new(),
+                    first: Slot(1),
+                    now: Time(0),
+                    seed: 1,
+                };
+                assert!(engine.boot(boot, &config).is_ok(), "{engine} with {entries}");
+            }
+        }
     }
 }

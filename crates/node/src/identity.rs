@@ -37,6 +37,8 @@ pub struct Peer {
     pub name: String,
     /// Its peer addresses, sorted.
     pub peer_urls: Vec<Url>,
+    /// Its replica of the data group; zero if that is not known.
+    pub replica: u64,
 }
 
 /// What a member starts from: it is decided when its data directory is made, and for good.
@@ -73,20 +75,19 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, IdentityError> {
     let mut by_id = BTreeMap::new();
     for (name, urls) in &config.initial_cluster {
         let id = member_id(urls, &config.initial_cluster_token);
-        let peer = Peer { id, name: name.clone(), peer_urls: urls.clone() };
+        let peer = Peer { id, name: name.clone(), peer_urls: urls.clone(), replica: 0 };
         if let Some(other) = by_id.insert(id, peer) {
             return Err(IdentityError::SameId(other.name, name.clone()));
         }
     }
-    let members: Vec<_> = by_id.into_values().collect();
-    let member_id = members
+    let mut members: Vec<_> = by_id.into_values().collect();
+    number_founders(&mut members);
+    let this = members
         .iter()
         .find(|peer| peer.name == config.name)
-        .ok_or_else(|| IdentityError::NotAMember(config.name.clone()))?
-        .id;
+        .ok_or_else(|| IdentityError::NotAMember(config.name.clone()))?;
+    let (member_id, replica) = (this.id, this.replica);
     let cluster_id = cluster_id(&members, config.engine);
-    // The founders' replicas are numbered from 1 in the order of their ids: every member derives the same.
-    let replica = members.iter().take_while(|peer| peer.id != member_id).count() as u64 + 1;
     Ok(Bootstrap {
         identity: Identity { cluster_id, member_id },
         members,
@@ -94,6 +95,13 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, IdentityError> {
         replica,
         incarnation: new_incarnation(),
     })
+}
+
+/// The founders' replicas are numbered from 1 in the order of their ids: every member derives the same.
+pub(crate) fn number_founders(members: &mut [Peer]) {
+    for (replica, peer) in (1..).zip(members) {
+        peer.replica = replica;
+    }
 }
 
 /// An id for a member that is added to a running cluster: like etcd's, of its addresses, the token and the time, so that one who is

@@ -133,7 +133,7 @@ impl Node {
         let listeners = Listeners::bind(&config)?;
         let listening = replicated::listen(&config, &bootstrap).await?;
         let data_dir = DataDir::open(&config.data_dir, &bootstrap, &config)?;
-        let members = Members::new(&bootstrap, &config);
+        let members = Members::new(&bootstrap, &config, listening.door());
         let Running { backend, shell, transport, network } =
             replicated::start(&config, &bootstrap, data_dir.path(), listening, &members).await?;
         let tasks = members.begin(shell.handle(), backend.reader().clone(), Arc::clone(&transport));

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use conclave_api::{errors::EtcdError, etcdserverpb::Member};
-use conclave_consensus::{Config as Membership, GroupId, NodeId, ReplicaId, Slot, SnapshotMeta};
+use conclave_consensus::{Config as Membership, GroupId, NodeId, ReplicaId, SnapshotMeta};
 use conclave_kv::{Machine, Reader};
 use conclave_replica::{
     CheckpointPolicy, GroupSetup, Handle, HostConfig, Prepared, Shell, ShellConfig, ShellObserver,
@@ -21,12 +21,13 @@ use conclave_storage::{
     WalOptions,
 };
 use conclave_transport::{ClusterId, Inbound, Packet, TcpOptions, TcpTransport};
+use tokio::time::Instant;
 
 use crate::{
     backend::{Backend, BarrierError, BoxFuture, ProposeError, RaftStatus, StorageStatus},
-    config::Config,
+    config::{Config, url::Url},
     identity::{Bootstrap, Identity},
-    membership::{Acquaintances, Change, Members, wait_for_recognition},
+    membership::{Acquaintances, Change, Members, holds_nothing, wait_for_recognition},
     metrics::{BackendMetrics, Counter, Histogram, PeerMetrics, SnapshotMetrics},
     node::NodeError,
 };
@@ -130,16 +131,26 @@ pub(crate) struct Listening {
     network: Network,
     transport: Arc<TcpTransport>,
     door: Arc<Acquaintances>,
+    /// `None` if it listens where nobody can look for it: on ports that the system chose.
+    since: Option<Instant>,
+}
+
+impl Listening {
+    /// Who knows the others by their data directories.
+    pub(crate) fn door(&self) -> Arc<Acquaintances> {
+        Arc::clone(&self.door)
+    }
 }
 
 /// Listens for peers, who are not answered before [`start`].
 pub(crate) async fn listen(config: &Config, bootstrap: &Bootstrap) -> Result<Listening, NodeError> {
     let Identity { cluster_id, member_id } = bootstrap.identity;
-    let listen = config.listen_peer_urls.iter().map(crate::config::url::Url::authority).collect();
+    let listen = authorities(&config.listen_peer_urls);
     let door = Arc::new(Acquaintances::default());
     let options = TcpOptions {
         incarnation: bootstrap.incarnation,
         doorkeeper: Arc::clone(&door) as _,
+        advertised: advertised(config, bootstrap),
         ..TcpOptions::new(NodeId(member_id), ClusterId(cluster_id), listen)
     };
     // A thread of its own: a long read in a client's request must never keep heartbeats waiting.
@@ -151,7 +162,24 @@ pub(crate) async fn listen(config: &Config, bootstrap: &Bootstrap) -> Result<Lis
         .map_err(NodeError::Threads)?;
     let network = Network(Some(network));
     let transport = Arc::new(network.run(TcpTransport::bind(options)).await?);
-    Ok(Listening { network, transport, door })
+    let is_found = config.listen_peer_urls.iter().any(|url| url.port() != 0);
+    Ok(Listening { network, transport, door, since: is_found.then(Instant::now) })
+}
+
+fn authorities(urls: &[Url]) -> Vec<String> {
+    urls.iter().map(Url::authority).collect()
+}
+
+/// Where the others reach this member: as it was decided when its data directory was made, and as its flags say, which may be newer.
+fn advertised(config: &Config, bootstrap: &Bootstrap) -> Vec<String> {
+    let own = bootstrap.members.iter().find(|peer| peer.id == bootstrap.identity.member_id);
+    let mut all = own.map(|peer| authorities(&peer.peer_urls)).unwrap_or_default();
+    for address in authorities(&config.initial_advertise_peer_urls) {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    all
 }
 
 /// Opens the log and the state under `data_dir` and starts everything but the services.
@@ -159,7 +187,7 @@ pub(crate) async fn start(
     config: &Config,
     bootstrap: &Bootstrap,
     data_dir: &Path,
-    Listening { network, transport, door }: Listening,
+    Listening { network, transport, door, since: listening_since }: Listening,
     members: &Arc<Members>,
 ) -> Result<Running, NodeError> {
     door.open(data_dir).map_err(|source| NodeError::Peers { path: data_dir.to_owned(), source })?;
@@ -192,13 +220,17 @@ pub(crate) async fn start(
     let (machine, reader) = Machine::open(Arc::clone(&state), options)?;
 
     let inlet = Arc::new(Inlet::default());
-    let holds_nothing = found.meta.is_empty() && found.last == Slot(0) && checkpoint.is_none();
-    members.set_blank(holds_nothing);
+    // No checkpoint is ahead of the log.
+    let holds_nothing = holds_nothing(&found) && checkpoint.is_none();
+    members.set_log(Arc::clone(&log), holds_nothing);
     transport.start(Arc::clone(&inlet) as _);
-    if bootstrap.members.len() > 1 && holds_nothing {
-        wait_for_recognition(bootstrap).await.map_err(NodeError::Dismissed)?;
+    if holds_nothing {
+        if bootstrap.members.len() > 1 {
+            wait_for_recognition(bootstrap, &*door).await.map_err(NodeError::Dismissed)?;
+        } else if let Some(since) = listening_since {
+            members.wait_alone(since).await.map_err(NodeError::Dismissed)?;
+        }
     }
-    members.set_blank(false);
     let replica = ReplicaId(bootstrap.replica);
     // Differs between replicas and between boots; what it decides (timeouts) need not be secret.
     let seed = member_id ^ epoch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -220,15 +252,14 @@ pub(crate) async fn start(
             pending_bytes: PENDING_BYTES,
             first_percent: first_checkpoint_percent(bootstrap),
         },
+        serve_bytes_per_second: config.snapshot_serve_bytes_per_second,
         observer: Some(Arc::clone(&times) as Arc<dyn ShellObserver>),
         ..ShellConfig::of(node, epoch)
     };
     let setup = GroupSetup { group: DATA, core, machine: Box::new(machine), state: meta };
     let prepared = Prepared::new(shell_config, vec![setup], Some(Arc::clone(members) as _));
     for peer in bootstrap.members.iter().filter(|peer| peer.id != member_id) {
-        if let Some(url) = peer.peer_urls.first() {
-            transport.set_peer(NodeId(peer.id), &url.authority());
-        }
+        transport.set_peer(NodeId(peer.id), &authorities(&peer.peer_urls));
     }
     // Set once.
     let _ = inlet.0.set(prepared.inbound());
@@ -251,9 +282,9 @@ pub(crate) async fn start(
     Ok(Running { backend, shell, transport, network })
 }
 
-/// The initial members in the order of their ids, numbered from 1: every member derives the same.
+/// The founders' replicas.
 fn replicas(bootstrap: &Bootstrap) -> impl Iterator<Item = (ReplicaId, NodeId)> + '_ {
-    (1..).map(ReplicaId).zip(bootstrap.members.iter().map(|peer| NodeId(peer.id)))
+    bootstrap.members.iter().map(|peer| (ReplicaId(peer.replica), NodeId(peer.id)))
 }
 
 /// Spreads the members' checkpoints evenly.

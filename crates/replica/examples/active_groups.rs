@@ -66,7 +66,7 @@ fn start(directory: &Path, groups: u64, active: u64) -> Result<Vec<Node>, Failur
     for node in &nodes {
         for (n, other) in (1..).zip(&nodes) {
             if let Some(address) = other.transport.addresses().first() {
-                node.transport.set_peer(NodeId(n), &address.to_string());
+                node.transport.set_peer(NodeId(n), &[address.to_string()]);
             }
         }
     }

@@ -53,8 +53,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tally = Arc::new(Tally::default());
     one.start(Arc::clone(&tally) as _);
     two.start(Arc::new(Echo(Arc::clone(&two))));
-    one.set_peer(NodeId(2), &two.addresses()[0].to_string());
-    two.set_peer(NodeId(1), &one.addresses()[0].to_string());
+    one.set_peer(NodeId(2), &[two.addresses()[0].to_string()]);
+    two.set_peer(NodeId(1), &[one.addresses()[0].to_string()]);
     while [&one, &two].iter().any(|node| node.stats().peers[0].consensus.connected_since.is_none()) {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -7,10 +7,15 @@
 //! A dialer may also *enquire*: it names no receiver, and no cluster if it is yet to join one, is told who is here and in a second word whatever this node says about its
 //! cluster, and hangs up. So a node that is to join finds its cluster by an address.
 //!
+//! Both name their data directories, and each judges the other's: a node that lost its own knows nobody, so that it is the others who must see it.
+//!
+//! A dialer also says where it is reached. That counts only with a receiver whom nobody told: a member that was away for long may
+//! not know of its leader, and could not answer it.
+//!
 //! This layout is the same for all versions for ever; the messages are protobuf and gain fields. Both sides check both the cluster and the
 //! node, since an address may have been given to another machine. The version is the highest that both know.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::{Buf, BufMut, BytesMut};
 use conclave_consensus::NodeId;
@@ -30,6 +35,8 @@ pub const VERSION_MAX: u32 = 2;
 const MAGIC: [u8; 8] = *b"CONCLAVE";
 const PREFIX_BYTES: usize = 16;
 const WORD_BYTES_MAX: usize = 1024;
+/// How many bytes of addresses a dialer says at most.
+const ADDRESS_BYTES_MAX: usize = 512;
 /// The longest answer to an enquiry.
 const ABOUT_BYTES_MAX: usize = 4 << 20;
 
@@ -66,7 +73,7 @@ pub enum Refusal {
     /// The dialer was removed from the cluster.
     #[error("node {:x} was removed from the cluster", _0.0)]
     Removed(NodeId),
-    /// The dialer's data directory is not the one that this node knows of the node: what it once promised is lost.
+    /// The node's data directory is not the one that it is known by: what it once promised is lost.
     #[error(
         "node {:x} came with another data directory than the one it is known by: its data was lost or replaced, and with it what it promised; \
          remove the member and add it again as a new one",
@@ -117,26 +124,37 @@ pub enum HandshakeError {
     /// One of the two will not talk to the other.
     #[error("{0}")]
     Refused(#[from] Refusal),
+    /// This node does not answer the other, see [`Doorkeeper::admits`].
+    #[error("node {:x} is not answered", _0.0)]
+    Unwelcome(NodeId),
 }
 
 /// Who this node is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct Identity<'a> {
     pub node: NodeId,
     pub cluster: ClusterId,
     pub versions: (u32, u32),
     pub frame_bytes_max: usize,
     pub incarnation: u64,
+    /// Where the others reach it.
+    pub addresses: &'a [String],
 }
 
-/// Decides who is let in, beyond cluster and version. Called from the transport's tasks, once a connection.
+/// Decides whom this node talks to, beyond cluster and version.
 pub trait Doorkeeper: Send + Sync + std::fmt::Debug {
-    /// Whether the node comes with the data directory that it is known by, or with its first. The first one is durably remembered when
-    /// this returns: what a node promises is worth something only as long as nobody else can come under its name.
+    /// Whether the node has the data directory that it is known by, or its first. The first one is durably remembered when
+    /// this returns: what a node promises is worth something only as long as nobody else can come under its name. Asked about whoever dials
+    /// and whoever is dialed, once a connection, on a thread that may wait for a disk.
     ///
     /// # Errors
     /// If it cannot be remembered; the connection is given up, and will be tried again.
     fn recognises(&self, node: NodeId, incarnation: u64) -> io::Result<bool>;
+
+    /// Whether a node of this cluster that dialed may be answered at all. Asked first; where it may not, the connection is closed without a word.
+    fn admits(&self, _node: NodeId) -> bool {
+        true
+    }
 
     /// Whether the node is known by another data directory than this. Nothing is remembered: one who enquires has not shown of which cluster it is.
     fn knows_otherwise(&self, node: NodeId, incarnation: u64) -> bool;
@@ -163,11 +181,18 @@ impl Doorkeeper for OpenDoor {
     }
 }
 
+/// Asks away from the task's thread, on which others wait.
+async fn recognises(door: &Arc<dyn Doorkeeper>, node: NodeId, incarnation: u64) -> io::Result<bool> {
+    let door = Arc::clone(door);
+    let asked = tokio::task::spawn_blocking(move || door.recognises(node, incarnation));
+    asked.await.map_err(io::Error::other)?
+}
+
 /// What came of an accepted connection's first word.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    /// A peer, for a lane.
-    Peer(NodeId, Lane),
+    /// A peer, for a lane, and where it says that it is reached.
+    Peer(NodeId, Lane, Vec<String>),
     /// Somebody who was told and left.
     Enquiry,
 }
@@ -179,6 +204,8 @@ pub struct About {
     pub node: NodeId,
     /// Its cluster.
     pub cluster: ClusterId,
+    /// Names its data directory; zero if it does not say.
+    pub incarnation: u64,
     /// What it says about the cluster.
     pub about: bytes::Bytes,
 }
@@ -215,7 +242,8 @@ pub(crate) async fn enquire(
         code => return Err(Refusal::Other(code).into()),
     }
     let AboutWord { about } = read_word(stream, ABOUT_BYTES_MAX).await?;
-    Ok(About { node: NodeId(answer.node), cluster: ClusterId(answer.cluster), about })
+    let (node, cluster) = (NodeId(answer.node), ClusterId(answer.cluster));
+    Ok(About { node, cluster, incarnation: answer.incarnation, about })
 }
 
 /// How to write to a peer.
@@ -227,12 +255,13 @@ pub(crate) struct Agreed {
     pub frame_bytes_max: usize,
 }
 
-/// Introduces this node on a dialed stream and returns how to write to the peer.
+/// Introduces this node on a dialed stream and returns how to write to the peer, if it is the one that was meant.
 pub(crate) async fn introduce(
     stream: &mut dyn Stream,
-    own: &Identity,
+    own: &Identity<'_>,
     to: NodeId,
     lane: Lane,
+    door: &Arc<dyn Doorkeeper>,
 ) -> Result<Agreed, HandshakeError> {
     let hello = Hello {
         version_min: own.versions.0,
@@ -243,6 +272,7 @@ pub(crate) async fn introduce(
         lane: lane as u32,
         incarnation: own.incarnation,
         enquires: false,
+        addresses: fitting(own.addresses),
     };
     write_word(stream, &hello).await?;
     let answer: Answer = read_word(stream, WORD_BYTES_MAX).await?;
@@ -259,6 +289,9 @@ pub(crate) async fn introduce(
     if here != to {
         return Err(Refusal::Target { wanted: to, here }.into());
     }
+    if !recognises(door, here, answer.incarnation).await? {
+        return Err(Refusal::Replaced(here).into());
+    }
     Ok(Agreed {
         version: own.versions.1.min(answer.version_max),
         frame_bytes_max: usize::try_from(answer.frame_bytes_max).unwrap_or(usize::MAX),
@@ -268,9 +301,9 @@ pub(crate) async fn introduce(
 /// Hears a dialer out on an accepted stream, answers, and returns who it is and for which lane it came.
 pub(crate) async fn receive(
     stream: &mut dyn Stream,
-    own: &Identity,
+    own: &Identity<'_>,
     removed: impl FnOnce(NodeId) -> bool,
-    door: &dyn Doorkeeper,
+    door: &Arc<dyn Doorkeeper>,
 ) -> Result<Arrival, HandshakeError> {
     let hello: Hello = read_word(stream, WORD_BYTES_MAX).await?;
     let from = NodeId(hello.from);
@@ -293,10 +326,13 @@ pub(crate) async fn receive(
         verdict = Err(Refusal::Removed(from));
     }
     if verdict.is_ok() {
+        if !hello.enquires && !door.admits(from) {
+            return Err(HandshakeError::Unwelcome(from));
+        }
         let recognised = if hello.enquires {
             !door.knows_otherwise(from, hello.incarnation)
         } else {
-            door.recognises(from, hello.incarnation)?
+            recognises(door, from, hello.incarnation).await?
         };
         if !recognised {
             verdict = Err(Refusal::Replaced(from));
@@ -309,6 +345,7 @@ pub(crate) async fn receive(
         cluster: own.cluster.0,
         node: own.node.0,
         frame_bytes_max: own.frame_bytes_max as u64,
+        incarnation: own.incarnation,
     };
     write_word(stream, &answer).await?;
     if let Err(refusal) = verdict {
@@ -321,10 +358,21 @@ pub(crate) async fn receive(
         let _ = stream.shutdown().await;
         return Ok(Arrival::Enquiry);
     }
-    Ok(Arrival::Peer(from, lane.ok_or(HandshakeError::Foreign("it asks for an unknown lane"))?))
+    let lane = lane.ok_or(HandshakeError::Foreign("it asks for an unknown lane"))?;
+    Ok(Arrival::Peer(from, lane, hello.addresses))
 }
 
-fn check(own: &Identity, cluster: u64, theirs: (u32, u32)) -> Result<(), Refusal> {
+/// The first of the addresses, as many as a word has room for.
+fn fitting(addresses: &[String]) -> Vec<String> {
+    let mut bytes = 0;
+    let fits = |address: &&String| {
+        bytes += address.len();
+        bytes <= ADDRESS_BYTES_MAX
+    };
+    addresses.iter().take_while(fits).cloned().collect()
+}
+
+fn check(own: &Identity<'_>, cluster: u64, theirs: (u32, u32)) -> Result<(), Refusal> {
     let ours = own.versions;
     if ours.0 > theirs.1 || theirs.0 > ours.1 {
         return Err(Refusal::Version { ours, theirs });
@@ -399,12 +447,13 @@ fn guess(bytes: &[u8]) -> &'static str {
 mod tests {
     use super::*;
 
-    const OWN: Identity = Identity {
+    const OWN: Identity<'_> = Identity {
         node: NodeId(2),
         cluster: ClusterId(7),
         versions: (1, 1),
         frame_bytes_max: 1024,
         incarnation: 0,
+        addresses: &[],
     };
 
     /// Knows one data directory of everybody.
@@ -425,15 +474,20 @@ mod tests {
         }
     }
 
+    fn strict() -> Arc<dyn Doorkeeper> {
+        Arc::new(Strict)
+    }
+
     async fn meet(
-        dialer: Identity,
+        dialer: Identity<'_>,
         to: NodeId,
-        acceptor: Identity,
+        acceptor: Identity<'_>,
     ) -> (Result<Agreed, HandshakeError>, Result<(NodeId, Lane), HandshakeError>) {
         let (mut left, mut right) = tokio::io::duplex(4096);
-        tokio::join!(introduce(&mut left, &dialer, to, Lane::Bulk), async {
-            match receive(&mut right, &acceptor, |node| node == NodeId(99), &Strict).await? {
-                Arrival::Peer(node, lane) => Ok((node, lane)),
+        let strict = strict();
+        tokio::join!(introduce(&mut left, &dialer, to, Lane::Bulk, &strict), async {
+            match receive(&mut right, &acceptor, |node| node == NodeId(99), &strict).await? {
+                Arrival::Peer(node, lane, _) => Ok((node, lane)),
                 Arrival::Enquiry => panic!("nobody enquired"),
             }
         })
@@ -442,9 +496,10 @@ mod tests {
     #[tokio::test]
     async fn who_enquires_is_told_whatever_cluster_it_thinks_it_is_of() {
         let (mut left, mut right) = tokio::io::duplex(8192);
+        let door = strict();
         let (asked, answered) = tokio::join!(
             enquire(&mut left, (NodeId(0), ClusterId(0)), 0),
-            receive(&mut right, &OWN, |_| false, &Strict)
+            receive(&mut right, &OWN, |_| false, &door)
         );
         let about = asked.unwrap();
         assert_eq!((about.node, about.cluster, about.about.len()), (NodeId(2), ClusterId(7), 4096));
@@ -456,7 +511,7 @@ mod tests {
             let removed = |node| node == NodeId(99);
             let (asked, _) = tokio::join!(
                 enquire(&mut left, (node, OWN.cluster), 13),
-                receive(&mut right, &OWN, removed, &Strict)
+                receive(&mut right, &OWN, removed, &door)
             );
             assert!(matches!(asked, Err(HandshakeError::Refused(told)) if told == refusal), "{refusal}");
         }
@@ -519,6 +574,112 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_is_known_by_another_data_directory_is_not_talked_to() {
+        let one = Identity { node: NodeId(1), ..OWN };
+        let (dialer, acceptor) = meet(one, NodeId(2), Identity { incarnation: 13, ..OWN }).await;
+        assert!(acceptor.is_ok(), "it lost its disk, and knows nobody");
+        match dialer {
+            Err(HandshakeError::Refused(told)) => assert_eq!(told, Refusal::Replaced(NodeId(2))),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Notes somebody only once it is told to go on.
+    #[derive(Debug)]
+    struct Slow(parking_lot::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Doorkeeper for Slow {
+        fn recognises(&self, _: NodeId, _: u64) -> io::Result<bool> {
+            let told = self.0.lock().recv_timeout(std::time::Duration::from_secs(5));
+            told.map(|()| true).map_err(io::Error::other)
+        }
+
+        fn knows_otherwise(&self, _: NodeId, _: u64) -> bool {
+            false
+        }
+
+        fn about(&self) -> bytes::Bytes {
+            bytes::Bytes::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_its_time_delays_nobody_else_on_the_thread() {
+        let (go_on, told) = std::sync::mpsc::channel();
+        let door: Arc<dyn Doorkeeper> = Arc::new(Slow(parking_lot::Mutex::new(told)));
+        let (mut left, mut right) = tokio::io::duplex(4096);
+        let one = Identity { node: NodeId(1), ..OWN };
+        let meet = async {
+            tokio::join!(introduce(&mut left, &one, NodeId(2), Lane::Bulk, &door), async {
+                let received = receive(&mut right, &OWN, |_| false, &door).await;
+                drop(right);
+                received
+            })
+        };
+        let notice = async {
+            for _ in 0..2 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                let _ = go_on.send(());
+            }
+        };
+        let ((dialer, acceptor), ()) = tokio::join!(meet, notice);
+        assert!(dialer.is_ok() && acceptor.is_ok(), "{dialer:?} {acceptor:?}");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_admitted_hears_nothing() {
+        #[derive(Debug)]
+        struct Shut;
+
+        impl Doorkeeper for Shut {
+            fn recognises(&self, _: NodeId, _: u64) -> io::Result<bool> {
+                panic!("it is not noted either");
+            }
+
+            fn admits(&self, _: NodeId) -> bool {
+                false
+            }
+
+            fn knows_otherwise(&self, _: NodeId, _: u64) -> bool {
+                false
+            }
+
+            fn about(&self) -> bytes::Bytes {
+                bytes::Bytes::new()
+            }
+        }
+
+        let (door, open): (Arc<dyn Doorkeeper>, Arc<dyn Doorkeeper>) = (Arc::new(Shut), Arc::new(OpenDoor));
+        let (mut left, mut right) = tokio::io::duplex(4096);
+        let one = Identity { node: NodeId(1), ..OWN };
+        let (dialer, acceptor) =
+            tokio::join!(introduce(&mut left, &one, NodeId(2), Lane::Bulk, &open), async {
+                let received = receive(&mut right, &OWN, |_| false, &door).await;
+                drop(right);
+                received
+            });
+        assert!(matches!(acceptor, Err(HandshakeError::Unwelcome(NodeId(1)))), "{acceptor:?}");
+        assert!(matches!(dialer, Err(HandshakeError::Io(_))), "{dialer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_dialer_says_where_it_is_reached_as_far_as_there_is_room() {
+        let addresses = ["one.example:2380".to_owned(), "x".repeat(ADDRESS_BYTES_MAX - 16), "y".to_owned()];
+        let one = Identity { node: NodeId(1), addresses: &addresses, ..OWN };
+        let (mut left, mut right) = tokio::io::duplex(4096);
+        let door = strict();
+        let (dialer, acceptor) = tokio::join!(
+            introduce(&mut left, &one, NodeId(2), Lane::Bulk, &door),
+            receive(&mut right, &OWN, |_| false, &door)
+        );
+        assert!(dialer.is_ok());
+        match acceptor.unwrap() {
+            Arrival::Peer(NodeId(1), Lane::Bulk, said) => assert_eq!(said, addresses[..2]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
     async fn foreign_bytes_are_named() {
         for (bytes, expected) in [
             (&b"GET / HTTP/1.1\r\n\r\n"[..], "HTTP"),
@@ -529,7 +690,8 @@ mod tests {
         ] {
             let (mut left, mut right) = tokio::io::duplex(4096);
             left.write_all(bytes).await.unwrap();
-            let error = receive(&mut right, &OWN, |_| false, &OpenDoor).await.unwrap_err().to_string();
+            let door: Arc<dyn Doorkeeper> = Arc::new(OpenDoor);
+            let error = receive(&mut right, &OWN, |_| false, &door).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -21,7 +21,7 @@
 //!    keeps one keeps its neighbours of the same frame alive, at most [`INLINE_BYTES_MAX`](codec::INLINE_BYTES_MAX) bytes, and no buffer.
 //!
 //! # What a full queue drops
-//! A newer beat ([`Class::Beat`](conclave_consensus::Class::Beat), [`Packet::Alive`]) replaces the queued one of the same sender,
+//! A newer beat ([`Class::Beat`](conclave_consensus::Class::Beat), [`Packet::Alive`]) takes the place of the queued one of the same sender,
 //! receiver and group. Beyond that the newest is dropped: first whatever carries data, and, when a reserve of a quarter
 //! more is used up, votes and acknowledgements too. What waited through a failed dial is dropped, being stale.
 

@@ -21,22 +21,20 @@ impl QueueBounds {
     pub const BULK: Self = Self { packets_max: 256, bytes_max: 16 << 20 };
 }
 
-/// A bounded queue in which newer beats replace older ones, in order otherwise.
+/// A bounded queue in which a newer beat takes the place of the older one, in order otherwise.
 #[derive(Debug)]
 pub(crate) struct Queue {
     bounds: QueueBounds,
-    /// `None` where a beat stood that was replaced.
-    slots: VecDeque<Option<Packet>>,
+    slots: VecDeque<Packet>,
     /// The number of the slot in front, counted from the beginning of time.
     front: u64,
     beats: BTreeMap<Beat, u64>,
-    packets: usize,
     bytes: usize,
 }
 
 impl Queue {
     pub(crate) fn new(bounds: QueueBounds) -> Self {
-        Self { bounds, slots: VecDeque::new(), front: 0, beats: BTreeMap::new(), packets: 0, bytes: 0 }
+        Self { bounds, slots: VecDeque::new(), front: 0, beats: BTreeMap::new(), bytes: 0 }
     }
 
     pub(crate) fn bounds(&self) -> QueueBounds {
@@ -44,11 +42,11 @@ impl Queue {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.packets == 0
+        self.slots.is_empty()
     }
 
     pub(crate) fn packets(&self) -> usize {
-        self.packets
+        self.slots.len()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -57,33 +55,31 @@ impl Queue {
 
     /// Queues a packet, or drops it and counts why.
     pub(crate) fn push(&mut self, packet: Packet, counters: &LaneCounters) {
-        let beat = packet.beat();
-        if let Some(place) = beat.and_then(|beat| self.beats.remove(&beat))
-            && let Some(older) =
-                self.slots[usize::try_from(place - self.front).expect("within the queue")].take()
-        {
-            self.packets -= 1;
-            self.bytes -= older.size_bytes();
-            counters.replaced.add(1);
-        }
         let size = packet.size_bytes();
         let QueueBounds { mut packets_max, mut bytes_max } = self.bounds;
         if packet.is_control() {
             packets_max += packets_max / 4;
             bytes_max += bytes_max / 4;
         }
-        if self.packets > 0 && (self.packets >= packets_max || self.bytes + size > bytes_max) {
-            counters.dropped_full.add(1);
+        let beat = packet.beat();
+        if let Some(older) = beat
+            .and_then(|beat| self.beats.get(&beat))
+            .map(|place| &mut self.slots[usize::try_from(place - self.front).expect("within the queue")])
+        {
+            // It keeps the place: at the back it would never be sent while the lane takes longer than a beat to drain.
+            self.bytes = self.bytes - older.size_bytes() + size;
+            *older = packet;
+            counters.replaced.add(1);
             return;
         }
-        if self.slots.len() > 2 * self.packets + 64 {
-            self.close_gaps();
+        if !self.slots.is_empty() && (self.slots.len() >= packets_max || self.bytes + size > bytes_max) {
+            counters.dropped_full.add(1);
+            return;
         }
         if let Some(beat) = beat {
             self.beats.insert(beat, self.front + self.slots.len() as u64);
         }
-        self.slots.push_back(Some(packet));
-        self.packets += 1;
+        self.slots.push_back(packet);
         self.bytes += size;
     }
 
@@ -91,16 +87,13 @@ impl Queue {
     pub(crate) fn take(&mut self, bytes_max: usize, batch: &mut Vec<Packet>) {
         let mut taken = 0;
         while taken < bytes_max
-            && let Some(slot) = self.slots.pop_front()
+            && let Some(packet) = self.slots.pop_front()
         {
             self.front += 1;
-            if let Some(packet) = slot {
-                let size = packet.size_bytes();
-                taken += size;
-                self.bytes -= size;
-                self.packets -= 1;
-                batch.push(packet);
-            }
+            let size = packet.size_bytes();
+            taken += size;
+            self.bytes -= size;
+            batch.push(packet);
         }
         if self.slots.is_empty() {
             self.beats.clear();
@@ -112,21 +105,11 @@ impl Queue {
 
     /// Drops everything that waits and says how many packets that were.
     pub(crate) fn clear(&mut self) -> usize {
-        self.front += self.slots.len() as u64;
-        self.slots = VecDeque::new();
+        let dropped = std::mem::take(&mut self.slots).len();
+        self.front += dropped as u64;
         self.beats.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.packets)
-    }
-
-    fn close_gaps(&mut self) {
-        self.slots.retain(Option::is_some);
-        self.beats.clear();
-        for (place, packet) in (self.front..).zip(self.slots.iter().flatten()) {
-            if let Some(beat) = packet.beat() {
-                self.beats.insert(beat, place);
-            }
-        }
+        dropped
     }
 }
 
@@ -157,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_beat_takes_its_own_place_and_the_older_vanishes() {
+    fn a_newer_beat_takes_the_older_ones_place() {
         let (mut queue, counters) = (Queue::new(QueueBounds::CONSENSUS), LaneCounters::default());
         for packet in [
             message(Class::Beat, 1, 1),
@@ -168,7 +151,7 @@ mod tests {
             queue.push(packet, &counters);
         }
         let expected =
-            vec![message(Class::Append, 2, 1), message(Class::Beat, 3, 2), message(Class::Beat, 4, 1)];
+            vec![message(Class::Beat, 4, 1), message(Class::Append, 2, 1), message(Class::Beat, 3, 2)];
         assert_eq!(drained(&mut queue), expected);
         assert_eq!((counters.replaced.value(), counters.dropped_full.value()), (1, 0));
         queue.push(message(Class::Beat, 5, 1), &counters);
@@ -236,5 +219,6 @@ mod tests {
         let rest = drained(&mut queue);
         assert_eq!(rest.len(), 4);
         assert_eq!(rest[3], message(Class::Beat, 7, 1));
+        assert_eq!(counters.replaced.value(), 1);
     }
 }

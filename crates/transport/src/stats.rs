@@ -117,7 +117,7 @@ pub struct Failure {
 pub struct PeerStats {
     /// Which.
     pub node: NodeId,
-    /// Where it is dialed; empty in memory.
+    /// Where it is dialed, each `host:port`, with commas between them; empty in memory.
     pub address: String,
     /// The lane of everything small or urgent.
     pub consensus: LaneStats,

@@ -170,7 +170,7 @@ pub(crate) struct PieceHead {
 }
 
 /// What a dialer says first.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Hello {
     #[prost(uint32, tag = "1")]
     pub version_min: u32,
@@ -187,9 +187,12 @@ pub(crate) struct Hello {
     /// Names the data directory of the sender; zero if it does not say.
     #[prost(fixed64, tag = "7")]
     pub incarnation: u64,
-    /// The sender only wants to know who is here; cluster and receiver are not looked at.
+    /// The sender only wants to know who is here: the receiver is not looked at, nor the cluster if it is zero.
     #[prost(bool, tag = "8")]
     pub enquires: bool,
+    /// Where the sender is reached, each `host:port`: for a receiver that nobody told.
+    #[prost(string, repeated, tag = "9")]
+    pub addresses: Vec<String>,
 }
 
 /// What the node that was dialed answers.
@@ -209,4 +212,7 @@ pub(crate) struct Answer {
     /// The longest frame it takes, in bytes after the frame's header.
     #[prost(uint64, tag = "6")]
     pub frame_bytes_max: u64,
+    /// Names the data directory of the node; zero if it does not say.
+    #[prost(fixed64, tag = "7")]
+    pub incarnation: u64,
 }

@@ -301,6 +301,13 @@ pub static FLAGS: &[Flag] = &[
         "5000",
         "Entries below a durable state that stay in the log for members that lag; one further behind fetches the state.",
     ),
+    served(
+        "snapshot-serve-bytes-per-second",
+        Member,
+        Number,
+        "104857600",
+        "Most bytes a second of its state that this member sends to members too far behind, all together; 0 for no bound, else at least 1048576.",
+    ),
     served("max-txn-ops", Member, Number, "128", "Most operations in one branch of a transaction."),
     served("max-request-bytes", Member, Number, "1572864", "Most bytes of one client request."),
     served(

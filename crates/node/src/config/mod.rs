@@ -33,6 +33,9 @@ pub const REQUEST_OVERHEAD_BYTES: u32 = 512 * 1024;
 /// The greatest `max_request_bytes`: a command must fit into a frame of the log and of a peer connection.
 const REQUEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// The least `snapshot_serve_bytes_per_second`: a piece a second. Much less, and whoever fetches takes the source for dead.
+pub const SNAPSHOT_SERVE_MIN: u64 = 1024 * 1024;
+
 /// The greatest `max_txn_ops`: requests with more could hold the state machine for seconds.
 const TXN_OPS_MAX: u64 = 1_000_000;
 
@@ -142,6 +145,9 @@ pub struct Config {
     pub snapshot_count: u64,
     /// Entries below a checkpoint that stay in the log for members that lag. Default: 5,000.
     pub snapshot_catchup_entries: u64,
+    /// Most bytes a second of its state that this member sends to those too far behind, to all together; `None`: unbounded. Default: 100 MiB, at
+    /// least [`SNAPSHOT_SERVE_MIN`].
+    pub snapshot_serve_bytes_per_second: Option<u64>,
     /// Most operations in one branch of a transaction. Default: 128.
     pub max_txn_ops: u32,
     /// Most bytes of one request. Default: 1.5 MiB.
@@ -241,6 +247,8 @@ impl Config {
             election_timeout: millis("election-timeout")?,
             snapshot_count: number("snapshot-count")?,
             snapshot_catchup_entries: number("snapshot-catchup-entries")?,
+            snapshot_serve_bytes_per_second: Some(number("snapshot-serve-bytes-per-second")?)
+                .filter(|bytes| *bytes > 0),
             max_txn_ops: bounded(settings, "max-txn-ops", 1, TXN_OPS_MAX)?,
             max_request_bytes: bounded(settings, "max-request-bytes", 1, REQUEST_BYTES_MAX)?,
             max_concurrent_streams: bounded(settings, "max-concurrent-streams", 1, u32::MAX.into())?,
@@ -271,6 +279,11 @@ impl Config {
         if self.snapshot_count == 0 {
             let (least, most) = (1, u64::MAX);
             return Err(ConfigError::OutOfBounds { flag: "snapshot-count", least, most, value: 0 });
+        }
+        if let Some(value) = self.snapshot_serve_bytes_per_second.filter(|bytes| *bytes < SNAPSHOT_SERVE_MIN)
+        {
+            let (flag, least, most) = ("snapshot-serve-bytes-per-second", SNAPSHOT_SERVE_MIN, u64::MAX);
+            return Err(ConfigError::OutOfBounds { flag, least, most, value });
         }
         self.validate_members()
     }

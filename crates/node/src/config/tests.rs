@@ -46,6 +46,14 @@ fn without_arguments_a_single_member_serves_on_the_default_ports() {
 }
 
 #[test]
+fn what_is_served_of_the_state_a_second_is_bounded_unless_told_otherwise() {
+    let rate = |arguments: &[&str]| serve(arguments, &[]).0.snapshot_serve_bytes_per_second;
+    assert_eq!(rate(&[]), Some(100 << 20));
+    assert_eq!(rate(&["--snapshot-serve-bytes-per-second=1048576"]), Some(1 << 20));
+    assert_eq!(rate(&["--snapshot-serve-bytes-per-second=0"]), None);
+}
+
+#[test]
 fn the_forms_of_a_flag() {
     let (config, _) = serve(
         &["--name=a", "-data-dir", "/d", "--heartbeat-interval", "50", "-socket-reuse-port", "--name", "b"],
@@ -155,6 +163,7 @@ fn lines_that_cannot_be_served() {
             &["--max-request-bytes=0"],
             &["--max-txn-ops=9999999999"],
             &["--snapshot-count=0"],
+            &["--snapshot-serve-bytes-per-second=1048575"],
             &["--config-file=/nonexistent/conclave.yml"],
         ],
         expect![[r#"
@@ -181,6 +190,7 @@ fn lines_that_cannot_be_served() {
             1: --max-request-bytes must be between 1 and 16777216 (set to 0)
             1: --max-txn-ops must be between 1 and 1000000 (set to 9999999999)
             1: --snapshot-count must be between 1 and 18446744073709551615 (set to 0)
+            1: --snapshot-serve-bytes-per-second must be between 1048576 and 18446744073709551615 (set to 1048575)
             1: cannot read the configuration file /nonexistent/conclave.yml: No such file or directory (os error 2)
         "#]],
     );

@@ -10,6 +10,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{OnceLock, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,11 +25,16 @@ const FILE: &str = "PEERS";
 const FILE_NEW: &str = "PEERS.new";
 /// More than a cluster can have had members: whoever comes beyond is not let in.
 const KNOWN_MAX: usize = 4_096;
+/// How long one waits for another to be noted: longer, and whoever dialed has given up.
+const NOTING_MAX: Duration = Duration::from_secs(2);
 
 /// The others' data directories, by member.
 #[derive(Debug, Default)]
 pub(crate) struct Acquaintances {
+    /// What is noted durably, and nothing else. Never held while the disk is at work.
     known: Mutex<BTreeMap<u64, u64>>,
+    /// Held by who notes.
+    noting: Mutex<()>,
     directory: OnceLock<PathBuf>,
     members: OnceLock<Weak<Members>>,
 }
@@ -75,7 +81,12 @@ impl Doorkeeper for Acquaintances {
         let Some(directory) = self.directory.get() else {
             return Err(io::Error::other("the data directory is not open yet"));
         };
-        let mut known = self.known.lock();
+        if let Some(noted) = self.known.lock().get(&node.0) {
+            return Ok(*noted == incarnation);
+        }
+        let late = || io::Error::other("another member is being noted, and the disk takes its time");
+        let _one_at_a_time = self.noting.try_lock_for(NOTING_MAX).ok_or_else(late)?;
+        let mut known = self.known.lock().clone();
         if let Some(noted) = known.get(&node.0) {
             return Ok(*noted == incarnation);
         }
@@ -83,11 +94,13 @@ impl Doorkeeper for Acquaintances {
             return Err(io::Error::other("too many members were ever met"));
         }
         known.insert(node.0, incarnation);
-        let noted = write(directory, &known);
-        if noted.is_err() {
-            known.remove(&node.0);
-        }
-        noted.map(|()| true)
+        write(directory, &known)?;
+        *self.known.lock() = known;
+        Ok(true)
+    }
+
+    fn admits(&self, node: NodeId) -> bool {
+        self.members.get().and_then(Weak::upgrade).is_none_or(|members| members.admits(node))
     }
 
     fn knows_otherwise(&self, node: NodeId, incarnation: u64) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use conclave_api::errors::EtcdError;
 use conclave_consensus::{ChangeError, Config as Membership, MembershipChange, NodeId, ReplicaId, Status};
 use conclave_kv::{Reply, command, registry};
-use conclave_replica::{ProposeError, ReconfigureError, Responder};
+use conclave_replica::{BarrierError, ProposeError, ReconfigureError, Responder};
 use prost::Message as _;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
@@ -43,8 +43,8 @@ impl Members {
             match outcome.map_err(|_| late())? {
                 Ok(id) => {
                     // What follows here sees it: another member may have carried it out.
-                    let seen = timeout_at(deadline, running.handle.read_barrier(DATA)).await;
-                    return seen.map_err(|_| late()).map(|_| id);
+                    let barrier = || running.handle.read_barrier(DATA);
+                    return see(deadline, late, barrier).await.map(|()| id);
                 }
                 // Certainly not done: the next leader may.
                 Err(EtcdError::NotLeader | EtcdError::NoLeader | EtcdError::LeaderChanged) => {}
@@ -208,6 +208,22 @@ impl Members {
     }
 }
 
+/// Waits until what was done is seen here. It is done, so a barrier that finds no room is asked for again.
+async fn see<B: Future<Output = Result<(), BarrierError>>>(
+    deadline: Instant,
+    late: impl Fn() -> EtcdError,
+    barrier: impl Fn() -> B,
+) -> Result<(), EtcdError> {
+    loop {
+        match timeout_at(deadline, barrier()).await.map_err(|_| late())? {
+            Ok(()) => return Ok(()),
+            Err(BarrierError::Busy) if Instant::now() + PAUSE < deadline => sleep(PAUSE).await,
+            Err(BarrierError::Busy) => return Err(late()),
+            Err(BarrierError::Stopped | BarrierError::NoGroup) => return Err(EtcdError::Stopped),
+        }
+    }
+}
+
 /// A member's replica, if it has one that stays.
 fn replica_of(configuration: &Membership, id: u64) -> Option<ReplicaId> {
     let of = configuration.nodes.iter().filter(|(_, node)| node.0 == id).map(|(replica, _)| *replica);
@@ -294,5 +310,28 @@ pub(super) async fn reconfigure(running: &Running, change: MembershipChange) -> 
                 }
             },
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_is_seen_here_before_it_is_told_however_busy_this_member_is() {
+        let late = || EtcdError::Timeout;
+        let asked = Cell::new(0);
+        let busy_twice = || {
+            asked.set(asked.get() + 1);
+            std::future::ready(if asked.get() > 2 { Ok(()) } else { Err(BarrierError::Busy) })
+        };
+        see(Instant::now() + 100 * PAUSE, late, busy_twice).await.unwrap();
+        assert_eq!(asked.get(), 3);
+        let busy = || std::future::ready(Err(BarrierError::Busy));
+        assert_eq!(see(Instant::now() + 2 * PAUSE, late, busy).await, Err(EtcdError::Timeout));
+        let stopped = || std::future::ready(Err(BarrierError::Stopped));
+        assert_eq!(see(Instant::now() + 100 * PAUSE, late, stopped).await, Err(EtcdError::Stopped));
     }
 }

@@ -1,9 +1,9 @@
 //! A member's first steps: into a cluster that runs already, or among those that found one.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
-use conclave_consensus::NodeId;
-use conclave_transport::{About, ClusterId, HandshakeError, Plain, Refusal, enquire};
+use conclave_consensus::{LogState, NodeId, Slot};
+use conclave_transport::{About, ClusterId, Doorkeeper, HandshakeError, Plain, Refusal, enquire};
 use prost::Message as _;
 use thiserror::Error;
 use tokio::time::{Duration, Instant, sleep};
@@ -61,7 +61,7 @@ pub enum JoinError {
     },
 }
 
-/// Asks the members of a running cluster who this one is among them.
+/// Asks the members of a running cluster who this one is among them, until half of them answer, or as many as do within [`JOINING`].
 ///
 /// # Errors
 /// See [`JoinError`], once [`JOINING`] has passed.
@@ -75,12 +75,15 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
     let until = Instant::now() + JOINING;
     let mut why = JoinError::Alone;
     loop {
-        // Of several answers the newest counts: one that lags may still know who had this address before.
+        let late = Instant::now() >= until;
+        // Of several answers the newest counts, and one alone counts little: whoever lags may still know who had this address before.
         let mut newest: Option<(ClusterAbout, About)> = None;
+        let mut answered = BTreeSet::new();
         for url in &others {
             match enquire(&Plain, &url.authority(), (NodeId(0), ClusterId(0)), 0, PATIENCE).await {
                 Ok(about) => {
                     let cluster = ClusterAbout::decode(about.about.clone()).unwrap_or_default();
+                    answered.insert(about.node);
                     if newest.as_ref().is_none_or(|(known, _)| known.next_replica < cluster.next_replica) {
                         newest = Some((cluster, about));
                     }
@@ -93,11 +96,14 @@ pub(crate) async fn find_cluster(config: &Config) -> Result<Bootstrap, JoinError
         }
         if let Some((cluster, about)) = newest {
             match among(config, &cluster, &about) {
-                Ok(bootstrap) => return Ok(bootstrap),
+                Ok(bootstrap) if late || 2 * answered.len() + 1 >= config.initial_cluster.len() => {
+                    return Ok(bootstrap);
+                }
+                Ok(_) => {}
                 Err(error) => why = error,
             }
         }
-        if others.is_empty() || Instant::now() >= until {
+        if others.is_empty() || late {
             return Err(why);
         }
         sleep(PAUSE).await;
@@ -127,6 +133,7 @@ fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Boots
         id: member.id,
         name: member.name.clone(),
         peer_urls: member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect(),
+        replica: member.replica,
     });
     Ok(Bootstrap {
         identity: Identity { cluster_id: about.cluster.0, member_id: this.id },
@@ -137,14 +144,49 @@ fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Boots
     })
 }
 
+/// Asks a member at its addresses in turn, until it answers at one or says that this one is none of them.
+///
+/// # Errors
+/// That word, or what was found at the last address.
+pub(super) async fn enquire_of(
+    member: u64,
+    addresses: impl Iterator<Item = String>,
+    own: (NodeId, ClusterId),
+    incarnation: u64,
+    patience: Duration,
+) -> Result<About, HandshakeError> {
+    let mut found = HandshakeError::Io(io::ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        match enquire(&Plain, &address, own, incarnation, patience).await {
+            Ok(about) if about.node.0 == member => return Ok(about),
+            Ok(about) => found = Refusal::Target { wanted: NodeId(member), here: about.node }.into(),
+            Err(told @ HandshakeError::Refused(Refusal::Replaced(_) | Refusal::Removed(_))) => {
+                return Err(told);
+            }
+            Err(error) => found = error,
+        }
+    }
+    Err(found)
+}
+
+/// Whether a log holds neither a term nor an entry. What a core promises it writes here first, so whoever's log holds nothing has promised
+/// nothing, also while its group runs already and waits for a quorum.
+pub(crate) fn holds_nothing(log: &LogState) -> bool {
+    log.meta.is_empty() && log.last == Slot(0)
+}
+
 /// Waits until a member that holds nothing may take part. It cannot know by itself whether it is new or has lost what it held, so it asks
 /// the others, and goes on once so many do not know it by another data directory that every quorum it could have been part of has one of them
 /// (all of them, of three). A founder also goes on once a quorum, itself included, holds nothing: else no cluster could begin with one
-/// absent. What that gives up is in decision 4.
+/// absent. One that has gone on still counts until its log holds something, which takes a quorum: else whoever looks a little later would
+/// wait for the absent one. What that gives up is in decision 4.
 ///
 /// # Errors
 /// If one knows it by another data directory, or knows that it was removed.
-pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Refusal> {
+pub(crate) async fn wait_for_recognition(
+    bootstrap: &Bootstrap,
+    door: &dyn Doorkeeper,
+) -> Result<(), Refusal> {
     let count = bootstrap.members.len();
     let quorum = count / 2 + 1;
     let Identity { cluster_id, member_id } = bootstrap.identity;
@@ -156,9 +198,9 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
         let (mut strangers, mut blank) = (0, 1);
         let mut silent = Vec::new();
         for peer in others() {
-            let Some(url) = peer.peer_urls.first() else { continue };
-            match enquire(&Plain, &url.authority(), own, incarnation, PATIENCE).await {
-                Ok(about) if about.node.0 == peer.id => {
+            let addresses = peer.peer_urls.iter().map(Url::authority);
+            match enquire_of(peer.id, addresses, own, incarnation, PATIENCE).await {
+                Ok(about) if !door.knows_otherwise(about.node, about.incarnation) => {
                     strangers += 1;
                     blank += usize::from(ClusterAbout::decode(about.about).is_ok_and(|about| about.blank));
                 }
@@ -168,11 +210,11 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
                 Err(HandshakeError::Refused(refusal)) => {
                     if !told {
                         told = true;
-                        tracing::warn!(url = %url, "a founding member is not there: {refusal}");
+                        tracing::warn!(name = peer.name, "a founding member is not there: {refusal}");
                     }
                     silent.push(peer.name.as_str());
                 }
-                // Nobody is there, or somebody else.
+                // Nobody is there, or one that lost what it promised.
                 Ok(_) | Err(_) => silent.push(peer.name.as_str()),
             }
         }
@@ -192,15 +234,131 @@ pub(crate) async fn wait_for_recognition(bootstrap: &Bootstrap) -> Result<(), Re
 
 #[cfg(test)]
 mod tests {
+    use conclave_consensus::LogOp;
+    use conclave_storage::{LogStore as _, MemoryLog};
+    use conclave_transport::{TcpOptions, TcpTransport};
+
     use super::*;
-    use crate::membership::wire::MemberAbout;
+    use crate::{membership::wire::MemberAbout, replicated::DATA};
+
+    #[test]
+    fn a_member_is_blank_until_its_log_holds_something() {
+        let log = MemoryLog::new();
+        assert!(holds_nothing(&log.state(DATA)));
+        log.append(&[(DATA, vec![LogOp::Meta(bytes::Bytes::from_static(b"term"))])]).unwrap();
+        assert!(!holds_nothing(&log.state(DATA)));
+    }
+
+    /// Knows one data directory of everybody, and says this to those that enquire.
+    #[derive(Debug)]
+    struct Door(u64, ClusterAbout);
+
+    impl Doorkeeper for Door {
+        fn recognises(&self, _: NodeId, incarnation: u64) -> io::Result<bool> {
+            Ok(incarnation == self.0)
+        }
+
+        fn knows_otherwise(&self, _: NodeId, incarnation: u64) -> bool {
+            incarnation != 0 && incarnation != self.0
+        }
+
+        fn about(&self) -> bytes::Bytes {
+            self.1.encode_to_vec().into()
+        }
+    }
+
+    /// Nobody talks here.
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl conclave_transport::Inbound for Deaf {
+        fn receive(&self, _: NodeId, _: Vec<conclave_transport::Packet>) {}
+    }
+
+    /// A node with data directory 6.
+    async fn answering(node: u64, port: u16, door: Door) -> TcpTransport {
+        let options = TcpOptions {
+            incarnation: 6,
+            doorkeeper: std::sync::Arc::new(door),
+            ..TcpOptions::new(NodeId(node), ClusterId(9), vec![format!("127.0.0.1:{port}")])
+        };
+        let transport = TcpTransport::bind(options).await.unwrap();
+        transport.start(std::sync::Arc::new(Deaf));
+        transport
+    }
+
+    fn free_port() -> u16 {
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn one_that_lags_is_not_believed_alone() {
+        let urls = |port| vec![Url::new("127.0.0.1", port)];
+        let (own, late, absent) = (free_port(), free_port(), free_port());
+        let member = |id, replica, port| {
+            let peer_urls = urls(port).iter().map(ToString::to_string).collect();
+            MemberAbout { id, replica, peer_urls, name: String::new() }
+        };
+        // Who had this address before was the seventh, and was removed.
+        let about = |port, this, next_replica| ClusterAbout {
+            members: vec![member(1, 1, port), member(2, 2, late), member(3, 3, absent), this],
+            next_replica,
+            ..ClusterAbout::default()
+        };
+        let lagging = free_port();
+        let lags = answering(1, lagging, Door(6, about(lagging, member(7, 4, own), 5))).await;
+        let knows = Door(6, about(lagging, member(8, 6, own), 7));
+        let config = Config {
+            name: "n4".to_owned(),
+            initial_advertise_peer_urls: urls(own),
+            initial_cluster: [("n1", lagging), ("n2", late), ("n3", absent), ("n4", own)]
+                .map(|(name, port)| (name.to_owned(), urls(port)))
+                .into(),
+            ..Config::default()
+        };
+        let comes = async {
+            sleep(Duration::from_millis(300)).await;
+            answering(2, late, knows).await
+        };
+        let (found, knew) = tokio::join!(find_cluster(&config), comes);
+        assert_eq!(found.unwrap().identity.member_id, 8);
+        lags.shutdown().await;
+        knew.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn another_that_holds_nothing_counts_unless_it_once_held_something() {
+        let free = free_port();
+        let blank = ClusterAbout { blank: true, ..ClusterAbout::default() };
+        let other = answering(2, 0, Door(5, blank.clone())).await;
+        let peer = |id, port| {
+            let (name, peer_urls) = (format!("n{id}"), vec![Url::new("127.0.0.1", port)]);
+            Peer { id, name, peer_urls, replica: id }
+        };
+        let bootstrap = Bootstrap {
+            identity: Identity { cluster_id: 9, member_id: 1 },
+            members: vec![peer(1, 1), peer(2, other.addresses()[0].port()), peer(3, free)],
+            founding: true,
+            replica: 1,
+            incarnation: 5,
+        };
+        let begins = async |known| {
+            let door = Door(known, blank.clone());
+            let waited = wait_for_recognition(&bootstrap, &door);
+            tokio::time::timeout(Duration::from_secs(1), waited).await.is_ok_and(|told| told.is_ok())
+        };
+        assert!(begins(6).await, "two of three hold nothing");
+        assert!(!begins(7).await, "the other is known by another data directory");
+        other.shutdown().await;
+    }
 
     #[test]
     fn who_joins_runs_on_the_clusters_engine() {
         let config = Config { engine: Engine::Paxos, ..Config::default() };
         let own = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
         let member = MemberAbout { id: 7, replica: 3, peer_urls: own, ..MemberAbout::default() };
-        let about = About { node: NodeId(1), cluster: ClusterId(9), about: bytes::Bytes::new() };
+        let about =
+            About { node: NodeId(1), cluster: ClusterId(9), incarnation: 0, about: bytes::Bytes::new() };
         let join = |engine: &str| {
             let cluster = ClusterAbout {
                 members: vec![member.clone()],

@@ -2,23 +2,26 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use conclave_consensus::{MembershipChange, NodeId};
-use conclave_transport::{ClusterId, HandshakeError, Plain, Refusal, enquire};
+use conclave_consensus::{MembershipChange, NodeId, Progress, ReplicaId, Slot, Status};
+use conclave_transport::{ClusterId, Doorkeeper as _, HandshakeError, Refusal};
 use prost::Message as _;
 use tokio::time::{Duration, sleep};
 
 use super::{
-    Members, Running,
+    Members, Running, authorities,
     changes::{reconfigure, register, unregister},
+    joining::enquire_of,
     wire::ClusterAbout,
 };
-use crate::{config::url::Url, replicated::DATA};
+use crate::replicated::DATA;
 
 /// For so many rounds in a row a node is registered without a replica before it is forgotten: an addition may be under way, and one that was
 /// removed is to hear of it.
 const ORPHAN_ROUNDS: u32 = 8;
 /// After so many rounds without a leader a member asks whether it is still one.
 const LONELY_ROUNDS: u32 = 5;
+/// A learner is promoted when it is behind by no more entries than this: a second voter that lags stops every write until it has them.
+const PROMOTE_WITHIN_ENTRIES: u64 = 5_000;
 /// How long the one who is asked may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,10 @@ impl Members {
                     .await;
             } else {
                 orphans.clear();
+            }
+            if let Some(refusal) = self.is_of_another_past(running).await {
+                self.dismissed.send_replace(Some(refusal));
+                return;
             }
             lonely = if role.leader.is_some() { 0 } else { lonely + 1 };
             if lonely >= LONELY_ROUNDS {
@@ -69,7 +76,11 @@ impl Members {
                         tracing::debug!(member = format_args!("{node:x}"), %error, "a member is not registered yet");
                     }
                 }
-                Some(known) if known.votes && configuration.learners.contains(replica) => {
+                Some(known)
+                    if known.votes
+                        && configuration.learners.contains(replica)
+                        && has_caught_up(&status, *replica) =>
+                {
                     if reconfigure(running, MembershipChange::Promote(*replica)).await.is_ok() {
                         tracing::info!(
                             member = format_args!("{node:x}"),
@@ -101,19 +112,18 @@ impl Members {
         others.remove(&own.0);
         let mut without_us = 0;
         for (id, urls) in &others {
-            let Some(url) = urls.first().and_then(|url| Url::parse(url).ok()) else { continue };
-            match enquire(&Plain, &url.authority(), (own, cluster_id), incarnation, PATIENCE).await {
+            match enquire_of(*id, authorities(urls), (own, cluster_id), incarnation, PATIENCE).await {
                 Err(HandshakeError::Refused(refusal @ (Refusal::Removed(_) | Refusal::Replaced(_)))) => {
                     return Some(refusal);
                 }
-                Ok(about) if about.node.0 == *id => {
+                Ok(about) if !self.door.knows_otherwise(about.node, about.incarnation) => {
                     let cluster = ClusterAbout::decode(about.about).unwrap_or_default();
                     let listed = cluster.members.iter().any(|member| member.id == own.0);
                     // One that lags may not have heard of this member yet.
                     let removed = !listed && self.bootstrap.replica < cluster.next_replica;
                     without_us += usize::from(removed && !cluster.members.is_empty());
                 }
-                // Somebody else lives there, or nobody.
+                // Somebody else lives there, or one that lost what it knew, or nobody.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -129,5 +139,30 @@ impl Members {
             // The sender lives as long as `self`.
             _ => std::future::pending().await,
         }
+    }
+}
+
+/// Whether a learner answers and lags little enough that it may vote.
+fn has_caught_up(status: &Status, replica: ReplicaId) -> bool {
+    status.progress.iter().any(|peer| peer.replica == replica && is_close(peer, status.last))
+}
+
+fn is_close(peer: &Progress, last: Slot) -> bool {
+    peer.active && peer.matched > Slot(0) && last.0.saturating_sub(peer.matched.0) <= PROMOTE_WITHIN_ENTRIES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_that_answers_and_lags_little_is_promoted() {
+        let peer = |matched, active| Progress { replica: ReplicaId(2), matched: Slot(matched), active };
+        // Nine tenths of the slot's number are not enough.
+        assert!(!is_close(&peer(4_500_000, true), Slot(5_000_000)));
+        assert!(!is_close(&peer(5_000_000, false), Slot(5_000_000)), "it does not answer");
+        assert!(!is_close(&peer(0, true), Slot(3)), "nothing is known of it");
+        assert!(!is_close(&peer(1, true), Slot(PROMOTE_WITHIN_ENTRIES + 2)));
+        assert!(is_close(&peer(1, true), Slot(PROMOTE_WITHIN_ENTRIES + 1)));
     }
 }

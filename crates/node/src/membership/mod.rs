@@ -7,7 +7,7 @@
 //!
 //! # How a member comes and goes
 //! A member is registered, then added as a learner: that needs no word from the new one, which is started only afterwards. One that is to vote
-//! is promoted by the leader once it holds what the leader holds, so a member that never starts costs the others nothing. A member that is
+//! is promoted by the leader once it answers and lacks little of what the leader holds, so a member that never starts costs the others nothing. A member that is
 //! removed leaves the configuration first; its registration goes a while later, when it has had the time to learn of it.
 //!
 //! # Invariants
@@ -19,6 +19,7 @@ mod changes;
 mod introductions;
 mod joining;
 mod keeper;
+mod lone;
 mod wire;
 
 use std::{
@@ -36,13 +37,14 @@ use conclave_api::etcdserverpb::Member;
 use conclave_consensus::{Config as Membership, NodeId, ReplicaId};
 use conclave_kv::{Reader, StoreObserver};
 use conclave_replica::{Answerer, Handle, Responder};
+use conclave_storage::LogStore;
 use conclave_transport::{Refusal, TcpTransport};
 use prost::Message as _;
 use tokio::sync::watch;
 
 pub(crate) use self::{
     acquaintances::Acquaintances,
-    joining::{find_cluster, wait_for_recognition},
+    joining::{find_cluster, holds_nothing, wait_for_recognition},
 };
 use self::{introductions::Introductions, wire::Question};
 pub use self::{
@@ -50,6 +52,7 @@ pub use self::{
     wire::{Add, Change, Update},
 };
 use crate::{
+    config::url::Url,
     engine::Engine,
     identity::{Bootstrap, Identity, Peer},
     replicated::DATA,
@@ -75,8 +78,14 @@ pub(crate) struct Members {
     registry: Arc<watch::Sender<u64>>,
     /// See [`is_learner`](Self::is_learner).
     learns: AtomicBool,
-    /// This member holds nothing and waits for its group to begin.
+    door: Arc<Acquaintances>,
+    log: OnceLock<Arc<dyn LogStore>>,
+    /// See [`is_blank`](Self::is_blank): not any more, once it was seen not to be.
     blank: AtomicBool,
+    /// Whether this member held nothing when it started.
+    began_with_nothing: AtomicBool,
+    /// One came who may show that this member lost what it held.
+    suspects: AtomicBool,
     /// Set when the others say that this member is none of them.
     dismissed: watch::Sender<Option<Refusal>>,
     running: OnceLock<Running>,
@@ -108,7 +117,11 @@ impl fmt::Debug for Members {
 }
 
 impl Members {
-    pub(crate) fn new(bootstrap: &Bootstrap, config: &crate::config::Config) -> Arc<Self> {
+    pub(crate) fn new(
+        bootstrap: &Bootstrap,
+        config: &crate::config::Config,
+        door: Arc<Acquaintances>,
+    ) -> Arc<Self> {
         let urls = config.advertise_client_urls.iter().map(ToString::to_string).collect();
         Arc::new_cyclic(|this| Self {
             bootstrap: bootstrap.clone(),
@@ -122,7 +135,11 @@ impl Members {
             changing: tokio::sync::Mutex::default(),
             registry: Arc::new(watch::Sender::new(0)),
             learns: AtomicBool::new(!bootstrap.founding),
-            blank: AtomicBool::new(false),
+            door,
+            log: OnceLock::new(),
+            blank: AtomicBool::new(true),
+            began_with_nothing: AtomicBool::new(false),
+            suspects: AtomicBool::new(false),
             dismissed: watch::Sender::new(None),
             running: OnceLock::new(),
             this: this.clone(),
@@ -134,9 +151,27 @@ impl Members {
         Arc::new(RegistryBell(Arc::clone(&self.registry)))
     }
 
-    /// Whether this member holds nothing and waits for its group to begin.
-    pub(crate) fn set_blank(&self, blank: bool) {
-        self.blank.store(blank, Ordering::Release);
+    /// The log is open; whether this member held nothing before.
+    pub(crate) fn set_log(&self, log: Arc<dyn LogStore>, holds_nothing: bool) {
+        self.began_with_nothing.store(holds_nothing, Ordering::Release);
+        // Called once.
+        let _ = self.log.set(log);
+    }
+
+    fn began_with_nothing(&self) -> bool {
+        self.began_with_nothing.load(Ordering::Acquire)
+    }
+
+    /// Whether this member has promised nothing to anybody: its log holds nothing, whether its group runs already or not.
+    fn is_blank(&self) -> bool {
+        if self.blank.load(Ordering::Relaxed)
+            && let Some(log) = self.log.get()
+        {
+            let blank = holds_nothing(&log.state(DATA));
+            self.blank.store(blank, Ordering::Relaxed);
+            return blank;
+        }
+        false
     }
 
     /// The group runs: from here on members are asked, addresses followed, and, as leader, changes carried out.
@@ -168,16 +203,8 @@ impl Members {
     }
 
     /// The peer addresses of every node that there is to talk to, this one included: what is registered, and those that it started with.
-    ///
-    /// These stay until this member is in the configuration that it has applied: while it catches up what it knows is old, and the leader may not
-    /// be in it. Afterwards whoever is in neither configuration nor registry has left.
     fn addresses(&self) -> BTreeMap<u64, Vec<String>> {
-        let configuration = self.configuration();
-        let is_member = |id: u64| configuration.nodes.values().any(|node| node.0 == id);
-        let mut all = self.bootstrap_addresses();
-        if is_member(self.identity().member_id) {
-            all.retain(|id, _| is_member(*id));
-        }
+        let mut all = addresses_left(&self.bootstrap, &self.configuration());
         all.extend(self.registered());
         all
     }
@@ -188,8 +215,7 @@ impl Members {
     }
 
     fn bootstrap_addresses(&self) -> BTreeMap<u64, Vec<String>> {
-        let urls = |peer: &Peer| peer.peer_urls.iter().map(ToString::to_string).collect();
-        self.bootstrap.members.iter().map(|peer| (peer.id, urls(peer))).collect()
+        addresses_left(&self.bootstrap, &Membership::default())
     }
 
     /// Registered members that are to vote although they only learn so far.
@@ -253,10 +279,12 @@ impl Members {
         });
         // Before the group runs this member knows only what it started from, which may be long ago.
         let members = if self.running.get().is_some() { members.collect() } else { Vec::new() };
-        let blank = self.blank.load(Ordering::Acquire);
-        let next_replica = configuration.next_replica.0;
-        let about =
-            wire::ClusterAbout { members, blank, next_replica, engine: self.engine.name().to_owned() };
+        let about = wire::ClusterAbout {
+            members,
+            blank: self.is_blank(),
+            next_replica: configuration.next_replica.0,
+            engine: self.engine.name().to_owned(),
+        };
         about.encode_to_vec().into()
     }
 
@@ -284,10 +312,8 @@ impl Members {
             self.learns.store(self.find_whether_learner(), Ordering::Relaxed);
             let wanted = self.addresses();
             for (id, urls) in &wanted {
-                if known.get(id) != Some(urls)
-                    && let Some(url) = urls.first().and_then(|url| crate::config::url::Url::parse(url).ok())
-                {
-                    running.transport.set_peer(NodeId(*id), &url.authority());
+                if known.get(id) != Some(urls) {
+                    running.transport.set_peer(NodeId(*id), &authorities(urls).collect::<Vec<_>>());
                 }
             }
             for gone in known.keys().filter(|id| !wanted.contains_key(id)) {
@@ -305,6 +331,19 @@ impl Members {
     }
 }
 
+/// The addresses of the members that this one started with, but for those that an applied configuration has removed. One that it does not
+/// name may be yet to come: while this member catches up, what it knows is older than what it started with.
+fn addresses_left(bootstrap: &Bootstrap, applied: &Membership) -> BTreeMap<u64, Vec<String>> {
+    let urls = |peer: &Peer| peer.peer_urls.iter().map(ToString::to_string).collect();
+    let has_left = |peer: &Peer| peer.replica > 0 && applied.has_removed(ReplicaId(peer.replica));
+    bootstrap.members.iter().filter(|peer| !has_left(peer)).map(|peer| (peer.id, urls(peer))).collect()
+}
+
+/// Where URLs lead to, each `host:port`.
+fn authorities(urls: &[String]) -> impl Iterator<Item = String> {
+    urls.iter().filter_map(|url| Url::parse(url).ok()).map(|url| url.authority())
+}
+
 impl Answerer for Members {
     fn answer(&self, _: NodeId, question: Bytes, respond: Responder) {
         match Question::decode(question).map(|question| question.change) {
@@ -315,5 +354,40 @@ impl Answerer for Members {
                 running.runtime.spawn(changes::answer(this, change, respond));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The replicas of a configuration, each on the node with ten times its number.
+    fn applied(replicas: &[u64], next_replica: u64) -> Membership {
+        let replicas = replicas.iter().map(|id| (ReplicaId(*id), NodeId(id * 10)));
+        Membership { next_replica: ReplicaId(next_replica), ..Membership::of_voters(replicas) }
+    }
+
+    #[test]
+    fn only_who_was_removed_has_left() {
+        let peer = |replica: u64| {
+            let peer_urls = vec![Url::new("h", u16::try_from(replica).unwrap())];
+            Peer { id: replica * 10, name: String::new(), peer_urls, replica }
+        };
+        // The fourth was started when there was a fifth already.
+        let bootstrap = Bootstrap {
+            identity: Identity { cluster_id: 1, member_id: 40 },
+            members: (1..=5).map(peer).collect(),
+            founding: false,
+            replica: 4,
+            incarnation: 1,
+        };
+        let left = |applied: &Membership| addresses_left(&bootstrap, applied).into_keys().collect::<Vec<_>>();
+        assert_eq!(left(&Membership::default()), [10, 20, 30, 40, 50]);
+        assert_eq!(left(&applied(&[1, 2, 3, 4], 5)), [10, 20, 30, 40, 50], "the fifth is yet to be added");
+        assert_eq!(left(&applied(&[1, 3, 4], 5)), [10, 30, 40, 50]);
+        assert_eq!(left(&applied(&[1, 3, 4], 6)), [10, 30, 40], "the fifth came and went");
+        let mut unknown = bootstrap.clone();
+        unknown.members[4].replica = 0;
+        assert!(addresses_left(&unknown, &applied(&[1, 2, 3, 4], 6)).contains_key(&50), "nobody can tell");
     }
 }

@@ -91,7 +91,7 @@ pub(super) struct Introduction {
 pub(super) struct ClusterAbout {
     #[prost(message, repeated, tag = "1")]
     pub(super) members: Vec<MemberAbout>,
-    /// It has promised nothing to anybody: its own group waits to begin.
+    /// It has promised nothing to anybody: its log holds nothing.
     #[prost(bool, tag = "2")]
     pub(super) blank: bool,
     /// The next replica's number: whoever has a lower one and is not listed was removed. The higher, the newer is this answer.

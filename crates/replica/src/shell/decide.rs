@@ -16,8 +16,13 @@ use crate::{Host, HostEffect, HostInput, ProposeError};
 /// How often reads that wait for a leader are looked at.
 const READS_EVERY: Duration = Duration::from_millis(50);
 
-pub(super) async fn run(shared: Arc<Shared>, mut host: Host) {
-    let shared = &shared;
+pub(super) async fn run(shared: Arc<Shared>, host: Host) {
+    step_on(&shared, host).await;
+    // The mailbox is closed by now. What came after it was last emptied may hold the other end of somebody's wait.
+    shared.inbox.clear();
+}
+
+async fn step_on(shared: &Arc<Shared>, mut host: Host) {
     let mut inputs = Vec::new();
     // Groups of whose reads some may wait: each barrier that a gate begins comes by here.
     let mut reading: BTreeSet<GroupId> = BTreeSet::new();

@@ -50,7 +50,8 @@ pub(super) async fn listen(
                     }
                     continue;
                 };
-                let visit = Visit { shared: Arc::clone(&shared), from, inbound: Arc::clone(&inbound) };
+                let (shared, inbound) = (Arc::clone(&shared), Arc::clone(&inbound));
+                let visit = Visit { shared, alive: alive.clone(), from, inbound };
                 tokio::spawn(serve(alive.clone(), visit, connection, stop.clone(), place));
             }
             Err(error) => {
@@ -67,6 +68,7 @@ pub(super) async fn listen(
 /// A connection and what it needs of the house.
 struct Visit {
     shared: Arc<Shared>,
+    alive: Alive,
     from: SocketAddr,
     inbound: Arc<dyn Inbound>,
 }
@@ -103,6 +105,10 @@ async fn serve(
             shared.inbound_refused.add(1);
             refusal.kind()
         }
+        Ended::Handshake(HandshakeError::Unwelcome(_)) => {
+            shared.inbound_refused.add(1);
+            "unwelcome"
+        }
         Ended::Handshake(HandshakeError::Foreign(_)) | Ended::Silent | Ended::Frame(_) => {
             shared.inbound_foreign.add(1);
             "foreign"
@@ -124,16 +130,17 @@ impl Visit {
             let mut stream = options.acceptor.accept(connection).await?;
             let identity = options.identity();
             let removed = |node| self.shared.removed.lock().contains(&node);
-            let arrival = handshake::receive(&mut *stream, &identity, removed, &*options.doorkeeper).await?;
+            let arrival = handshake::receive(&mut *stream, &identity, removed, &options.doorkeeper).await?;
             Ok::<_, HandshakeError>((stream, arrival))
         };
         let (mut stream, arrival) =
             timeout(options.handshake_timeout, welcome).await.map_err(|_| Ended::Silent)??;
-        let Arrival::Peer(node, lane) = arrival else { return Ok(()) };
+        let Arrival::Peer(node, lane, addresses) = arrival else { return Ok(()) };
         if let Some(peer) = self.shared.peer(node) {
             peer.heard_of();
         }
         let (number, seat) = self.shared.seats.claim(node, lane);
+        self.shared.introduced(&self.alive, node, &addresses);
         if seat.turn.try_lock().is_err()
             && let Some(left_out) = self.shared.notices.admit("taken over")
         {
@@ -152,6 +159,7 @@ impl Visit {
         };
         drop(turn);
         self.shared.seats.leave(node, lane, seat);
+        self.shared.forget_introduced(node);
         ended
     }
 
@@ -225,6 +233,12 @@ impl Seats {
         if seats.get(&(node, lane)).is_some_and(|seat| Arc::strong_count(seat) == 1) {
             seats.remove(&(node, lane));
         }
+    }
+
+    /// Whether a connection of the node is read from, or about to be.
+    pub(super) fn are_taken(&self, node: NodeId) -> bool {
+        let seats = self.0.lock();
+        Lane::ALL.into_iter().any(|lane| seats.contains_key(&(node, lane)))
     }
 
     /// Makes the node's readers end.

@@ -11,7 +11,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,6 +25,7 @@ use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, watch},
 };
+use tracing::info;
 
 use crate::{
     Acceptor, ClusterId, Connector, Inbound, Lane, Packet, PeerStats, Plain, QueueBounds, Transport,
@@ -31,7 +35,10 @@ use crate::{
     stats::Counter,
 };
 use incoming::Seats;
-use outgoing::Peer;
+use outgoing::{Addresses, Peer};
+
+/// How many nodes are known at a time by what they said themselves alone. Beyond it one that nobody named is heard and not answered.
+const INTRODUCED_MAX: usize = 64;
 
 /// How many removed nodes are remembered, to be told so when they dial.
 const REMOVED_MAX: usize = 1024;
@@ -53,6 +60,9 @@ pub struct TcpOptions {
     pub bulk_queue: QueueBounds,
     /// How many accepted connections may be open, strangers included; default 256. More are closed at once.
     pub inbound_max: usize,
+    /// Where this node is reached by others, each `host:port`: said to those that it dials, for one that was not told. Default: it does not say. What
+    /// is beyond 512 bytes in all is left out.
+    pub advertised: Vec<String>,
     /// How long resolving and connecting may take; default 1 s.
     pub dial_timeout: Duration,
     /// How long the handshake may take; default 2 s.
@@ -87,6 +97,7 @@ impl TcpOptions {
             consensus_queue: QueueBounds::CONSENSUS,
             bulk_queue: QueueBounds::BULK,
             inbound_max: 256,
+            advertised: Vec::new(),
             dial_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(2),
             write_timeout: Duration::from_secs(5),
@@ -100,13 +111,14 @@ impl TcpOptions {
         }
     }
 
-    fn identity(&self) -> Identity {
+    fn identity(&self) -> Identity<'_> {
         Identity {
             node: self.node,
             cluster: self.cluster,
             versions: self.versions,
             frame_bytes_max: self.frame_bytes_max,
             incarnation: self.incarnation,
+            addresses: &self.advertised,
         }
     }
 }
@@ -167,11 +179,65 @@ struct Shared {
     inbound_turned_away: Counter,
     unknown_frames: Counter,
     dropped_unknown_peer: Counter,
+    /// Set before the peers are let go for the last time.
+    stopped: AtomicBool,
 }
 
 impl Shared {
     fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().get(&node).cloned()
+    }
+
+    /// A node that dialed, and sits, said where it is. It counts where nobody else said so, and as long as it sits.
+    fn introduced(self: &Arc<Self>, alive: &Alive, node: NodeId, addresses: &[String]) {
+        if addresses.is_empty() {
+            return;
+        }
+        let mut peers = self.peers.write();
+        match peers.get(&node) {
+            Some(peer) if peer.is_introduced() => peer.move_to(addresses.into(), true),
+            Some(_) => {}
+            None => {
+                let others = peers.values().filter(|peer| peer.is_introduced()).count();
+                if others < INTRODUCED_MAX && !self.removed.lock().contains(&node) {
+                    let address = addresses.join(",");
+                    info!(peer = %format_args!("{:x}", node.0), address, "a peer that nobody named says where it is");
+                    self.add(alive, &Handle::current(), &mut peers, node, addresses.into(), true);
+                }
+            }
+        }
+    }
+
+    /// A connection of a node ended: where nobody but the node itself said where it is, it is forgotten with the last one.
+    fn forget_introduced(&self, node: NodeId) {
+        let mut peers = self.peers.write();
+        if peers.get(&node).is_some_and(|peer| peer.is_introduced())
+            && !self.seats.are_taken(node)
+            && let Some(peer) = peers.remove(&node)
+        {
+            peer.leave();
+        }
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        alive: &Alive,
+        runtime: &Handle,
+        peers: &mut BTreeMap<NodeId, Arc<Peer>>,
+        node: NodeId,
+        addresses: Addresses,
+        introduced: bool,
+    ) {
+        // Its tasks would outlive all others.
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let peer = Arc::new(Peer::new(node, addresses, introduced, &self.options));
+        for lane in Lane::ALL {
+            let (shared, peer) = (Arc::clone(self), Arc::clone(&peer));
+            runtime.spawn(outgoing::run(alive.clone(), shared, peer, lane));
+        }
+        peers.insert(node, peer);
     }
 }
 
@@ -227,6 +293,7 @@ impl TcpTransport {
                 inbound_turned_away: Counter::default(),
                 unknown_frames: Counter::default(),
                 dropped_unknown_peer: Counter::default(),
+                stopped: AtomicBool::new(false),
             }),
             runtime: Handle::current(),
             addresses,
@@ -252,25 +319,22 @@ impl TcpTransport {
         }
     }
 
-    /// Makes a node a peer at `host:port`, or moves it there if it is one. The name is resolved at each dial. This node itself is
-    /// ignored.
-    pub fn set_peer(&self, node: NodeId, address: &str) {
+    /// Makes a node a peer, or moves it if it is one. Each address is `host:port`; they are dialed in turn until the node is found at one, and names
+    /// are resolved at each dial. This node itself, and one without an address, are ignored.
+    ///
+    /// A node that was never set and dials this one is answered where it says that it is, for as long as one of its connections stands.
+    pub fn set_peer(&self, node: NodeId, addresses: &[impl AsRef<str>]) {
         let Some(alive) = self.alive.lock().clone() else { return };
-        if node == self.shared.options.node {
+        if node == self.shared.options.node || addresses.is_empty() {
             return;
         }
         self.shared.removed.lock().remove(&node);
+        let addresses = addresses.iter().map(|address| address.as_ref().to_owned()).collect();
         let mut peers = self.shared.peers.write();
-        if let Some(peer) = peers.get(&node) {
-            peer.move_to(address);
-            return;
+        match peers.get(&node) {
+            Some(peer) => peer.move_to(addresses, false),
+            None => self.shared.add(&alive, &self.runtime, &mut peers, node, addresses, false),
         }
-        let peer = Arc::new(Peer::new(node, address, &self.shared.options));
-        for lane in Lane::ALL {
-            let (shared, peer) = (Arc::clone(&self.shared), Arc::clone(&peer));
-            self.runtime.spawn(outgoing::run(alive.clone(), shared, peer, lane));
-        }
-        peers.insert(node, peer);
     }
 
     /// Ends all conversation with a node, drops what waits for it, and refuses it if it dials, until it is set again.
@@ -314,6 +378,8 @@ impl TcpTransport {
 
     fn halt(&self) {
         *self.alive.lock() = None;
+        // Whoever adds a peer holds the lock that is taken below, so it sees this or is undone there.
+        self.shared.stopped.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
         self.listeners.lock().clear();
         for peer in std::mem::take(&mut *self.shared.peers.write()).values() {

@@ -3,7 +3,10 @@
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -33,10 +36,15 @@ const BATCH_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Peer {
     node: NodeId,
-    /// Where it is; `None` once it is no peer any more, which ends its tasks.
-    address: watch::Sender<Option<Arc<str>>>,
+    /// Where it is, at one of these; `None` once it is no peer any more, which ends its tasks.
+    addresses: watch::Sender<Option<Addresses>>,
+    /// Whether it is known by what it said itself alone.
+    introduced: AtomicBool,
     links: [Link; 2],
 }
+
+/// Where a node may be reached, each `host:port`, in the order in which they are tried.
+pub(super) type Addresses = Arc<[String]>;
 
 /// One lane to a peer.
 #[derive(Debug)]
@@ -65,26 +73,32 @@ struct Condition {
 }
 
 impl Peer {
-    pub(super) fn new(node: NodeId, address: &str, options: &TcpOptions) -> Self {
+    pub(super) fn new(node: NodeId, addresses: Addresses, introduced: bool, options: &TcpOptions) -> Self {
         Self {
             node,
-            address: watch::Sender::new(Some(address.into())),
+            addresses: watch::Sender::new(Some(addresses)),
+            introduced: AtomicBool::new(introduced),
             links: [Link::new(options.consensus_queue), Link::new(options.bulk_queue)],
         }
     }
 
-    pub(super) fn move_to(&self, address: &str) {
-        self.address.send_if_modified(|present| {
-            let moves = present.as_deref() != Some(address);
+    pub(super) fn move_to(&self, addresses: Addresses, introduced: bool) {
+        self.introduced.store(introduced, Ordering::Relaxed);
+        self.addresses.send_if_modified(|present| {
+            let moves = present.as_ref() != Some(&addresses);
             if moves {
-                *present = Some(address.into());
+                *present = Some(addresses);
             }
             moves
         });
     }
 
+    pub(super) fn is_introduced(&self) -> bool {
+        self.introduced.load(Ordering::Relaxed)
+    }
+
     pub(super) fn leave(&self) {
-        self.address.send_replace(None);
+        self.addresses.send_replace(None);
     }
 
     pub(super) fn link(&self, lane: Lane) -> &Link {
@@ -122,7 +136,7 @@ impl Peer {
 
     pub(super) fn stats(&self) -> PeerStats {
         let [consensus, bulk] = self.links.each_ref().map(Link::stats);
-        let address = self.address.borrow().as_deref().unwrap_or_default().to_owned();
+        let address = self.addresses.borrow().as_deref().unwrap_or_default().join(",");
         PeerStats { node: self.node, address, consensus, bulk }
     }
 }
@@ -190,25 +204,29 @@ impl Link {
 /// Keeps a lane to a peer connected and written to, until the peer is no peer any more.
 pub(super) async fn run(_alive: Alive, shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
     let (link, options) = (peer.link(lane), &shared.options);
-    let mut address = peer.address.subscribe();
+    let mut addresses = peer.addresses.subscribe();
     let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
+    // Which of the addresses is tried first: the one where the peer was found last.
+    let mut first = 0;
     loop {
-        let Some(target) = address.borrow_and_update().clone() else { break };
+        let Some(targets) = addresses.borrow_and_update().clone() else { break };
         let dialed = tokio::select! {
             biased;
-            _ = address.changed() => {
+            _ = addresses.changed() => {
                 backoff.reset();
                 continue;
             }
-            dialed = dial(options, peer.node, lane, &target) => dialed,
+            dialed = dial_in_turn(options, peer.node, lane, &targets, first) => dialed,
         };
-        let why = match dialed {
-            Ok((stream, agreed)) => {
-                link.connected(peer.node, lane, &target);
+        let (target, why) = match dialed {
+            Ok((at, stream, agreed)) => {
+                first = at;
+                let target = &targets[at];
+                link.connected(peer.node, lane, target);
                 let since = Instant::now();
                 let why = tokio::select! {
                     biased;
-                    _ = address.changed() => None,
+                    _ = addresses.changed() => None,
                     why = write(&shared, &peer, lane, stream, agreed) => Some(why),
                 };
                 link.condition.lock().connected_since = None;
@@ -218,24 +236,43 @@ pub(super) async fn run(_alive: Alive, shared: Arc<Shared>, peer: Arc<Peer>, lan
                 };
                 if since.elapsed() >= options.backoff_max {
                     backoff.reset();
-                    link.failed(peer.node, lane, &target, why);
+                    link.failed(peer.node, lane, target, why);
                     continue;
                 }
-                why
+                (target.clone(), why)
             }
             Err(why) => {
                 link.drop_stale();
-                why
+                (targets.join(","), why)
             }
         };
         link.failed(peer.node, lane, &target, why);
         tokio::select! {
             () = sleep(backoff.next()) => {}
             () = link.contact.notified() => backoff.reset(),
-            _ = address.changed() => backoff.reset(),
+            _ = addresses.changed() => backoff.reset(),
         }
     }
     link.drop_stale();
+}
+
+/// Dials the addresses one after the other, from the one at `first` on, until the peer is found at one; says at which.
+async fn dial_in_turn(
+    options: &TcpOptions,
+    node: NodeId,
+    lane: Lane,
+    addresses: &[String],
+    first: usize,
+) -> Result<(usize, Box<dyn Stream>, Agreed), String> {
+    let mut failures = Vec::new();
+    for nth in 0..addresses.len() {
+        let at = (first + nth) % addresses.len();
+        match dial(options, node, lane, &addresses[at]).await {
+            Ok((stream, agreed)) => return Ok((at, stream, agreed)),
+            Err(why) => failures.push(why),
+        }
+    }
+    Err(failures.join("; "))
 }
 
 async fn dial(
@@ -250,7 +287,7 @@ async fn dial(
         Err(_) => return Err(format!("cannot connect to {address} within {:?}", options.dial_timeout)),
     };
     let identity = options.identity();
-    let introduced = handshake::introduce(&mut *stream, &identity, node, lane);
+    let introduced = handshake::introduce(&mut *stream, &identity, node, lane, &options.doorkeeper);
     match timeout(options.handshake_timeout, introduced).await {
         Ok(Ok(agreed)) => {
             let frame_bytes_max = agreed.frame_bytes_max.min(options.frame_bytes_max);

@@ -52,7 +52,7 @@ impl Node {
     }
 
     fn knows(&self, node: NodeId, other: &Self) {
-        self.transport.set_peer(node, &other.address().to_string());
+        self.transport.set_peer(node, &[other.address().to_string()]);
     }
 
     fn send(&self, to: NodeId, packet: Packet) {
@@ -162,7 +162,7 @@ fn a_peer_that_dials_us_is_dialed_at_once() {
     (patient.backoff_min, patient.backoff_max) = (PATIENCE * 10, PATIENCE * 10);
     let one = Node::start(&runtime, patient);
     let reserved = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    one.transport.set_peer(TWO, &reserved);
+    one.transport.set_peer(TWO, std::slice::from_ref(&reserved));
     wait_for("a dial fails", || one.consensus().failures == 1);
     let mut options = options(TWO);
     options.listen = vec![reserved];
@@ -200,6 +200,72 @@ fn a_peer_moves_and_is_removed_and_comes_back() {
 
     one.knows(TWO, &elsewhere);
     wait_for("it is welcome again", || elsewhere.consensus().connected_since.is_some());
+}
+
+#[test]
+fn addresses_are_tried_in_turn_until_the_peer_is_found() {
+    let runtime = runtime();
+    let [one, other, two] = [ONE, NodeId(3), TWO].map(|node| Node::start(&runtime, options(node)));
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let addresses = [nobody, other.address(), two.address()].map(|address| address.to_string());
+    one.transport.set_peer(TWO, &addresses);
+    one.send(TWO, request(1));
+    wait_for("it is found", || one.consensus().connected_since.is_some());
+    one.send(TWO, request(2));
+    wait_for("it hears", || two.inbox.len() > 0);
+    assert_eq!(other.inbox.len(), 0);
+    assert_eq!(one.transport.stats().peers[0].address, addresses.join(","));
+    one.transport.set_peer(TWO, &addresses[..2]);
+    wait_for("a dial fails", || one.consensus().last_failure.is_some());
+    let why = one.consensus().last_failure.unwrap().why;
+    assert!(why.contains(&addresses[0]) && why.contains(&addresses[1]), "{why}");
+}
+
+/// A node that says where it is.
+fn advertised(runtime: &Arc<Runtime>, node: NodeId) -> Node {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let reserved = free.expect("a free port").to_string();
+    let options = TcpOptions { listen: vec![reserved.clone()], advertised: vec![reserved], ..options(node) };
+    Node::start(runtime, options)
+}
+
+#[test]
+fn one_that_nobody_named_is_answered_where_it_says_it_is() {
+    let runtime = runtime();
+    let one = advertised(&runtime, ONE);
+    let two = Node::start(&runtime, options(TWO));
+    one.knows(TWO, &two);
+    wait_for("it is known", || two.transport.stats().peers.iter().any(|peer| peer.node == ONE));
+    wait_for("it is found", || two.consensus().connected_since.is_some());
+    two.send(ONE, request(1));
+    assert_eq!(one.inbox.take(1), [(TWO, request(1))]);
+    one.stop();
+    wait_for("it is forgotten", || two.transport.stats().peers.is_empty());
+    two.stop();
+}
+
+#[test]
+fn what_a_node_says_of_itself_never_overrides_what_was_set() {
+    let runtime = runtime();
+    let (one, two) = (advertised(&runtime, ONE), Node::start(&runtime, options(TWO)));
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    two.transport.set_peer(ONE, std::slice::from_ref(&nobody));
+    one.knows(TWO, &two);
+    one.send(TWO, request(1));
+    two.inbox.take(1);
+    assert_eq!(two.transport.stats().peers[0].address, nobody);
+    // What was said is overridden as well, and stays when the node goes.
+    let (three, four) = (advertised(&runtime, NodeId(3)), Node::start(&runtime, options(NodeId(4))));
+    three.knows(NodeId(4), &four);
+    wait_for("it is known", || !four.transport.stats().peers.is_empty());
+    four.transport.set_peer(NodeId(3), std::slice::from_ref(&nobody));
+    three.stop();
+    wait_for("it has gone", || four.transport.stats().inbound_connections == 0);
+    assert_eq!(four.transport.stats().peers[0].address, nobody);
+    // Who was removed says nothing any more.
+    two.transport.remove_peer(ONE);
+    wait_for("it is refused", || two.transport.stats().inbound_refused > 0);
+    assert!(two.transport.stats().peers.is_empty());
 }
 
 #[test]
@@ -336,7 +402,7 @@ fn a_peer_that_reads_nothing_fills_the_queue_and_no_more() {
     let one = Node::start(&runtime, options);
     // It welcomes everyone and then reads no more.
     let sloth = TcpListener::bind("127.0.0.1:0").unwrap();
-    one.transport.set_peer(TWO, &sloth.local_addr().unwrap().to_string());
+    one.transport.set_peer(TWO, &[sloth.local_addr().unwrap().to_string()]);
     let kept: Vec<_> = (0..2)
         .map(|_| {
             let (mut connection, _) = sloth.accept().unwrap();
@@ -367,7 +433,7 @@ fn beats_that_pile_up_are_replaced() {
     let runtime = runtime();
     let one = Node::start(&runtime, options(ONE));
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    one.transport.set_peer(TWO, &silent.local_addr().unwrap().to_string());
+    one.transport.set_peer(TWO, &[silent.local_addr().unwrap().to_string()]);
     for beat in 0..100_u8 {
         let head = Bytes::copy_from_slice(&[beat]);
         let message = Message {
