@@ -2,6 +2,9 @@
 //!
 //! `cargo xtask cluster` builds the node and runs them one after the other. Two tests put a bug back and demand that the checks see it.
 
+#[path = "cluster/leases.rs"]
+mod leases;
+
 use std::{
     fs,
     time::{Duration, Instant},

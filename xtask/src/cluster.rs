@@ -157,7 +157,25 @@ fn etcdctl(endpoints: &str) -> Result<()> {
     ctl(&["compaction", "4"], "", "compacted revision 4")?;
     ctl(&["member", "list"], "", "started")?;
     ctl(&["endpoint", "status", "--write-out=json"], "", "\"version\":\"3.7.1\"")?;
-    ctl(&["endpoint", "hashkv"], "", "127.0.0.1")
+    ctl(&["endpoint", "hashkv"], "", "127.0.0.1")?;
+    let granted = ask(&program, endpoints, &["lease", "grant", "60"])?;
+    // `lease 694d… granted with TTL(60s)`
+    let lease = granted.split_whitespace().nth(1).context("no lease was granted")?;
+    ctl(&["put", "leased/a", "1", "--lease", lease], "", "OK")?;
+    ctl(&["lease", "keep-alive", "--once", lease], "", "keepalived with TTL(60)")?;
+    ctl(&["lease", "timetolive", lease, "--keys"], "", "granted with TTL(60s), remaining(")?;
+    ctl(&["lease", "timetolive", lease, "--keys"], "", "attached keys([leased/a])")?;
+    ctl(&["lease", "list"], "", lease)?;
+    ctl(&["lease", "revoke", lease], "", "revoked")?;
+    ctl(&["get", "leased/", "--prefix", "--count-only", "--write-out=fields"], "", "\"Count\" : 0")?;
+    ctl(&["lease", "timetolive", lease], "", "already expired")?;
+    ctl(&["lock", "mutex", "echo", "owned"], "", "owned")?;
+    ctl(&["lock", "mutex", "--ttl=5", "echo", "again"], "", "again")
+}
+
+/// What etcdctl says to a question.
+fn ask(program: &std::path::Path, endpoints: &str, args: &[&str]) -> Result<String> {
+    pipe(Command::new(program).args(["--endpoints", endpoints]).args(args), "")
 }
 
 /// Runs a command with the given standard input and returns what it wrote, errors included.

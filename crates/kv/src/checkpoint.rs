@@ -33,16 +33,18 @@ pub(crate) struct CheckpointJob {
     pub(crate) record: CheckpointRecord,
     pub(crate) entries: Arc<Vec<HeadEntry>>,
     pub(crate) outcomes: Arc<Frozen>,
+    /// Pairs of leases to replace and remove, ascending.
+    pub(crate) leases: Vec<(Bytes, Option<Bytes>)>,
 }
 
 impl Job for CheckpointJob {
     fn run(self: Box<Self>) -> Result<(), StateError> {
-        let Self { store, mut meta, mut record, entries, outcomes } = *self;
+        let Self { store, mut meta, mut record, entries, outcomes, leases } = *self;
         meta.generation = store.generation();
         let removed = walk(&*store, &mut record, REMOVAL_STEPS_MIN + 2 * entries.len())?;
         let order = order_of(&entries);
         let checkpoint = Checkpoint { meta, record: record.encode_to_vec().into() };
-        let mut run = Run::new(&entries, &order, removed).chain(outcomes.pairs());
+        let mut run = Run::new(&entries, &order, removed).chain(outcomes.pairs()).chain(leases);
         #[cfg(feature = "mutants")]
         if conclave_consensus::Mutant::AppliedIndexNotAtomic.is_on()
             && let Some(last) = store.checkpoint()
@@ -145,7 +147,7 @@ fn remove_deletion(candidate: &mut Option<(Bytes, bool)>, removed: &mut Vec<Byte
     }
 }
 
-/// What is ingested before the outcomes: first the generations, new ones and removals merged, then the index.
+/// What is ingested before outcomes and leases: first the generations, new ones and removals merged, then the index.
 struct Run<'a> {
     entries: &'a [HeadEntry],
     order: &'a [u32],

@@ -2,21 +2,28 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave_api::{
-    conclave::kv::v1::{self, Command, RegisterNode, UnregisterNode, command::Operation},
+    conclave::kv::v1::{
+        self, CheckpointLeases, Command, ExpireLeases, LeaseRemaining, RegisterNode, UnregisterNode,
+        command::Operation,
+    },
     errors::EtcdError,
     etcdserverpb::{
-        CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-        PutResponse, TxnRequest, TxnResponse,
+        CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+        LeaseCheckpointResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest,
+        LeaseRevokeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
     },
 };
-use conclave_consensus::NodeId;
+use conclave_consensus::{NodeId, Slot};
 use conclave_storage::StateError;
 use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
 };
 
-use crate::request_id::{ClientId, RequestId};
+use crate::{
+    leases::Granted,
+    request_id::{ClientId, RequestId},
+};
 
 /// Which revision a command's changes get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +70,50 @@ pub fn register_node(id: NodeId, peer_urls: &[String], votes: bool) -> Bytes {
 #[must_use]
 pub fn unregister_node(id: NodeId) -> Bytes {
     encode(Revision::Next, 7, &UnregisterNode { id: id.0 })
+}
+
+/// The grant of a lease as a command: the id, which must not be 0, and a time of at least a second are the proposer's to choose. It takes no
+/// revision.
+#[must_use]
+pub fn lease_grant(request: &LeaseGrantRequest) -> Bytes {
+    encode(Revision::Next, 9, request)
+}
+
+/// The end of a lease, whose keys are deleted, as a command.
+#[must_use]
+pub fn lease_revoke(revision: Revision, request: &LeaseRevokeRequest) -> Bytes {
+    encode(revision, 10, request)
+}
+
+/// The end of leases whose time is up, as the leader found, as a command: the keys of all of them are deleted at one revision. Grants that are
+/// over are passed over. To be proposed in the ballot in which the leader found it, and in no other: its successor may have renewed them.
+#[must_use]
+pub fn expire_leases(revision: Revision, leases: &[Granted]) -> Bytes {
+    let leases = leases.iter().copied().map(Into::into).collect();
+    encode(revision, 11, &ExpireLeases { leases })
+}
+
+/// How many seconds leases have left, 0 for all that were granted, as a command. It takes no revision. Grants that are over are passed over. To be
+/// proposed as [`expire_leases`] is.
+#[must_use]
+pub fn checkpoint_leases(leases: &[(Granted, i64)]) -> Bytes {
+    let remaining = |(lease, remaining_seconds): &(Granted, i64)| LeaseRemaining {
+        lease: Some((*lease).into()),
+        remaining_seconds: *remaining_seconds,
+    };
+    encode(Revision::Next, 12, &CheckpointLeases { leases: leases.iter().map(remaining).collect() })
+}
+
+impl From<Granted> for v1::Granted {
+    fn from(Granted { id, slot }: Granted) -> Self {
+        Self { id, slot: slot.0 }
+    }
+}
+
+impl From<v1::Granted> for Granted {
+    fn from(v1::Granted { id, slot }: v1::Granted) -> Self {
+        Self { id, slot: Slot(slot) }
+    }
 }
 
 /// Gives a command the name of the client's request, by which it is applied once, however often it comes.
@@ -131,6 +182,9 @@ pub enum KvError {
     /// A node to register with more URLs, or longer ones, than are allowed.
     #[error("the node has too many or too long peer URLs")]
     NodeTooLarge,
+    /// One lease more than a group grants at a time.
+    #[error("etcdserver: too many leases")]
+    TooManyLeases,
     /// A request below all of its client's whose outcomes are kept: whether it was applied is not known.
     #[error("etcdserver: request is older than the outcomes kept for this client")]
     RequestTooOld,
@@ -176,6 +230,12 @@ pub enum Reply {
     Compaction(CompactionResponse),
     /// To the registration of a node, or the end of it.
     Registry,
+    /// To the grant of a lease.
+    LeaseGrant(LeaseGrantResponse),
+    /// To the end of a lease, or of several.
+    LeaseRevoke(LeaseRevokeResponse),
+    /// To the note of how long leases have left.
+    LeaseCheckpoint(LeaseCheckpointResponse),
 }
 
 const TAG_ERROR: u8 = 0;
@@ -184,6 +244,9 @@ const TAG_DELETE_RANGE: u8 = 2;
 const TAG_TXN: u8 = 3;
 const TAG_COMPACTION: u8 = 4;
 const TAG_REGISTRY: u8 = 5;
+const TAG_LEASE_GRANT: u8 = 6;
+const TAG_LEASE_REVOKE: u8 = 7;
+const TAG_LEASE_CHECKPOINT: u8 = 8;
 
 /// Numbers for errors that are not etcd's, above all of etcd's.
 const ERROR_REVISION_PASSED: u16 = 0xff01;
@@ -192,6 +255,7 @@ const ERROR_TOO_MANY_NODES: u16 = 0xff03;
 const ERROR_NODE_TOO_LARGE: u16 = 0xff04;
 const ERROR_REQUEST_TOO_OLD: u16 = 0xff05;
 const ERROR_ANSWER_NOT_KEPT: u16 = 0xff06;
+const ERROR_TOO_MANY_LEASES: u16 = 0xff07;
 
 impl Reply {
     /// Encodes the outcome of a command: a tag byte, then the response, or the error's number and what else it tells.
@@ -202,12 +266,16 @@ impl Reply {
             Ok(Self::Txn(response)) => tagged(TAG_TXN, response),
             Ok(Self::Compaction(response)) => tagged(TAG_COMPACTION, response),
             Ok(Self::Registry) => Bytes::from_static(&[TAG_REGISTRY]),
+            Ok(Self::LeaseGrant(response)) => tagged(TAG_LEASE_GRANT, response),
+            Ok(Self::LeaseRevoke(response)) => tagged(TAG_LEASE_REVOKE, response),
+            Ok(Self::LeaseCheckpoint(response)) => tagged(TAG_LEASE_CHECKPOINT, response),
             Err(error) => {
                 let number = match error {
                     KvError::Etcd(error) => error.number(),
                     KvError::RevisionPassed => ERROR_REVISION_PASSED,
                     KvError::TooManyNodes => ERROR_TOO_MANY_NODES,
                     KvError::NodeTooLarge => ERROR_NODE_TOO_LARGE,
+                    KvError::TooManyLeases => ERROR_TOO_MANY_LEASES,
                     KvError::RequestTooOld => ERROR_REQUEST_TOO_OLD,
                     KvError::AnswerNotKept { .. } => ERROR_ANSWER_NOT_KEPT,
                     // The other two never come out of `apply`.
@@ -231,6 +299,9 @@ impl Reply {
             Self::DeleteRange(response) => &response.header,
             Self::Txn(response) => &response.header,
             Self::Compaction(response) => &response.header,
+            Self::LeaseGrant(response) => &response.header,
+            Self::LeaseRevoke(response) => &response.header,
+            Self::LeaseCheckpoint(response) => &response.header,
             Self::Registry => &None,
         };
         header.as_ref().map_or(0, |header| header.revision)
@@ -248,10 +319,16 @@ impl Reply {
             TAG_TXN => Ok(Self::Txn(TxnResponse::decode(bytes).map_err(malformed)?)),
             TAG_COMPACTION => Ok(Self::Compaction(CompactionResponse::decode(bytes).map_err(malformed)?)),
             TAG_REGISTRY if bytes.is_empty() => Ok(Self::Registry),
+            TAG_LEASE_GRANT => Ok(Self::LeaseGrant(LeaseGrantResponse::decode(bytes).map_err(malformed)?)),
+            TAG_LEASE_REVOKE => Ok(Self::LeaseRevoke(LeaseRevokeResponse::decode(bytes).map_err(malformed)?)),
+            TAG_LEASE_CHECKPOINT => {
+                Ok(Self::LeaseCheckpoint(LeaseCheckpointResponse::decode(bytes).map_err(malformed)?))
+            }
             TAG_ERROR => Err(match bytes.try_get_u16() {
                 Ok(ERROR_REVISION_PASSED) => KvError::RevisionPassed,
                 Ok(ERROR_TOO_MANY_NODES) => KvError::TooManyNodes,
                 Ok(ERROR_NODE_TOO_LARGE) => KvError::NodeTooLarge,
+                Ok(ERROR_TOO_MANY_LEASES) => KvError::TooManyLeases,
                 Ok(ERROR_REQUEST_TOO_OLD) => KvError::RequestTooOld,
                 Ok(ERROR_ANSWER_NOT_KEPT) => bytes
                     .try_get_i64()
@@ -315,6 +392,7 @@ mod tests {
             KvError::RevisionPassed,
             KvError::TooManyNodes,
             KvError::NodeTooLarge,
+            KvError::TooManyLeases,
             KvError::RequestTooOld,
             KvError::AnswerNotKept { revision: i64::MAX },
             KvError::Malformed,

@@ -6,6 +6,7 @@
 //! | `n`, escaped key | the newest generation of a key that exists: tag 1, modification revision, creation revision, version, lease; or tag 2, the same, and the value to the end |
 //! | `o`, client (16 bytes), sequence (8 bytes, big-endian) | the outcome of a client's request: an encoded reply |
 //! | `r`, client (16 bytes) | a client whose outcomes are kept: the slot of its last request, and the sequences kept, ascending, each but the first as what it exceeds the one before by |
+//! | `t`, lease (8 bytes, big-endian, the sign inverted) | a lease: the slot of its grant, its seconds to live, and those left as of its last checkpoint, 0 for all |
 //!
 //! Numbers of a value are LEB128 varints. Escaping keeps the order: a zero byte becomes `00 ff`, the end is `00 00`. A key that was changed
 //! more than once in one revision has one generation of it, the last.
@@ -21,8 +22,8 @@ use prost::encoding::{decode_varint, encode_varint};
 use crate::request_id::{ClientId, RequestId};
 
 /// The version of this layout. In the first one the index had no values; in the first two there were no outcomes, and no nodes in the
-/// record.
-pub(crate) const FORMAT: u32 = 3;
+/// record; in the first three there were no leases.
+pub(crate) const FORMAT: u32 = 4;
 
 /// Whether this version reads a layout: what it writes, and those before.
 pub(crate) fn is_known(format: u32) -> bool {
@@ -37,6 +38,8 @@ pub(crate) const INDEX: u8 = b'n';
 pub(crate) const OUTCOMES: u8 = b'o';
 /// The first byte of every client's key.
 pub(crate) const CLIENTS: u8 = b'r';
+/// The first byte of every lease's key.
+pub(crate) const LEASES: u8 = b't';
 /// What follows the escaped key in a generation's key.
 pub(crate) const REVISION_BYTES: usize = 8;
 
@@ -234,6 +237,44 @@ pub(crate) fn read_client(mut stored: &[u8]) -> Result<(Slot, Vec<u64>), StateEr
     Ok((used, sequences))
 }
 
+/// A lease's key: ascending as the ids do.
+pub(crate) fn lease_key(id: i64) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + 8);
+    out.put_u8(LEASES);
+    out.put_u64(id.cast_unsigned() ^ SIGN);
+    out.freeze()
+}
+
+/// Makes negative numbers sort below the others.
+const SIGN: u64 = 1 << 63;
+
+/// The lease that a key of [`lease_key`] stands for.
+pub(crate) fn lease_of(stored: &[u8]) -> Result<i64, StateError> {
+    let id: Option<[u8; 8]> = stored.get(1..).and_then(|id| id.try_into().ok());
+    id.map(|id| (u64::from_be_bytes(id) ^ SIGN).cast_signed())
+        .ok_or_else(|| damaged("a lease's key is not 8 bytes long"))
+}
+
+/// A lease's record.
+pub(crate) fn lease_record(granted: Slot, ttl_seconds: i64, remaining_seconds: i64) -> Bytes {
+    let mut out = BytesMut::with_capacity(3 * 10);
+    for number in [granted.0, ttl_seconds.cast_unsigned(), remaining_seconds.cast_unsigned()] {
+        encode_varint(number, &mut out);
+    }
+    out.freeze()
+}
+
+/// Reads a lease's record: the slot of its grant, its seconds to live, and those left.
+pub(crate) fn read_lease(mut stored: &[u8]) -> Result<(Slot, i64, i64), StateError> {
+    let granted = Slot(varint(&mut stored)?);
+    let (ttl, remaining) = (varint(&mut stored)?.cast_signed(), varint(&mut stored)?.cast_signed());
+    if stored.is_empty() {
+        Ok((granted, ttl, remaining))
+    } else {
+        Err(damaged("a lease's record is too long"))
+    }
+}
+
 fn put_numbers(out: &mut impl BufMut, numbers: &Numbers) {
     encode_varint(numbers.created.cast_unsigned(), out);
     encode_varint(numbers.version.cast_unsigned(), out);
@@ -313,6 +354,20 @@ mod tests {
         let keys =
             ids.map(|(client, sequence)| outcome_key(RequestId { client: ClientId(client), sequence }));
         assert!(keys.is_sorted() && keys[3] < client_key(ClientId(0)));
+    }
+
+    #[test]
+    fn leases_read_back_in_the_order_of_their_ids() {
+        let ids = [i64::MIN, -1, 1, 255, 256, i64::MAX];
+        let keys = ids.map(lease_key);
+        assert!(keys.is_sorted() && keys[0] > client_key(ClientId(u128::MAX)));
+        assert_eq!(keys.map(|key| lease_of(&key).unwrap()), ids);
+        let record = lease_record(Slot(u64::MAX), 9_000_000_000, 0);
+        assert_eq!(read_lease(&record).unwrap(), (Slot(u64::MAX), 9_000_000_000, 0));
+        for stored in [&b""[..], b"\x01\x01", b"\x01\x01\x01\x01", b"\x01\x01\xff"] {
+            assert!(read_lease(stored).is_err(), "{stored:?}");
+        }
+        assert!(lease_of(b"t").is_err() && lease_of(b"t123456789").is_err() && lease_of(b"").is_err());
     }
 
     #[test]

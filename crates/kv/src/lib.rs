@@ -30,6 +30,10 @@
 //! [`apply`](conclave_storage::StateMachine::apply); hand clones of the [`Reader`] to whoever reads. Proposers check requests
 //! with [`validate`] first and wrap them with [`command`]; [`Reply::decode`] reads what `apply` answered.
 //!
+//! # Leases
+//! Which leases there are, and what is attached to them, is replicated; when one has run out is found by the leader's [`Lessor`], a value of its own
+//! that is stepped with the time, and takes effect by a command ([`command::expire_leases`]).
+//!
 //! # Beside the keys
 //! A group also knows the nodes it may run on ([`registry`]). They are replicated and are in checkpoints and snapshots; revisions, hashes
 //! and the history do not know of them.
@@ -47,6 +51,7 @@
 
 #![forbid(unsafe_code)]
 
+mod awaited;
 mod checkpoint;
 pub mod command;
 mod hash;
@@ -54,6 +59,8 @@ mod head;
 mod interval;
 mod keymap;
 mod layout;
+mod leases;
+mod lessor;
 mod machine;
 mod outcomes;
 mod pages;
@@ -66,8 +73,11 @@ mod state;
 mod txn;
 pub mod validate;
 
+pub use awaited::KeyObserver;
 pub use command::{KvError, Reply};
 pub use conclave_api::conclave::kv::v1::RegisteredNode;
+pub use leases::{Granted, LEASE_TTL_MAX_SECONDS, LEASES_MAX, LeaseChange, LeaseInfo, LeaseObserver};
+pub use lessor::{CHECKPOINT_EVERY, Lessor, Renewal};
 pub use machine::{Machine, OpenError, Options};
 pub use outcomes::{ANSWER_BYTES_MAX, CLIENTS_MAX, OUTCOMES_MAX};
 pub use range::RangeStream;

@@ -4,17 +4,22 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use bytes::Bytes;
 use conclave_api::{
-    conclave::kv::v1::command::Operation,
+    conclave::kv::v1::{LeaseRemaining, command::Operation},
     errors::EtcdError,
-    etcdserverpb::{CompactionRequest, CompactionResponse, PutRequest, PutResponse},
+    etcdserverpb::{
+        CompactionRequest, CompactionResponse, LeaseCheckpointResponse, LeaseGrantResponse,
+        LeaseRevokeResponse, PutRequest, PutResponse,
+    },
 };
 use conclave_consensus::{Entry, Kind, ProposalId, Slot, SnapshotMeta};
 use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError, StateMachine, StateStore};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::{
+    awaited::KeyObserver,
     checkpoint::CheckpointJob,
     command::{self, Decoded, KvError, Reply, Revision},
+    leases::{Ended, LeaseObserver},
     outcomes::{ANSWER_BYTES_MAX, Outcomes, Past},
     pages::View,
     range::header,
@@ -40,11 +45,15 @@ pub struct Options {
     pub value_cache_bytes: usize,
     /// Who is told of changes to what the group knows beside its keys. Default nobody.
     pub observer: Option<Arc<dyn StoreObserver>>,
+    /// Who is told of leases granted and ended. Default nobody.
+    pub lease_observer: Option<Arc<dyn LeaseObserver>>,
+    /// Who is told of changes of keys that it waits for. Default nobody.
+    pub key_observer: Option<Arc<dyn KeyObserver>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { value_cache_bytes: 64 << 20, observer: None }
+        Self { value_cache_bytes: 64 << 20, observer: None, lease_observer: None, key_observer: None }
     }
 }
 
@@ -73,7 +82,8 @@ impl Machine {
     /// The engine's, and a checkpoint of a layout that this version does not know.
     pub fn open(store: Arc<dyn StateStore>, options: Options) -> Result<(Self, Reader), OpenError> {
         let view = store.view();
-        let state = State::load(&*view, options.value_cache_bytes, 0)?;
+        let mut state = State::load(&*view, options.value_cache_bytes, 0)?;
+        state.awaited.observer = options.key_observer.clone();
         let outcomes = Outcomes::load(&*view)?;
         drop(view);
         let applied = store.checkpoint().map_or(Slot(0), |checkpoint| checkpoint.meta.slot);
@@ -112,7 +122,7 @@ impl Machine {
     ) -> Result<Bytes, StateError> {
         match outcomes.past(id) {
             Past::Fresh => {
-                let outcome = Self::command(shared, state, revision, operation, true);
+                let outcome = Self::command(shared, state, slot, revision, operation, true);
                 let answer = Reply::encode(&outcome);
                 let kept = match outcome {
                     Err(KvError::Engine(error)) => return Err(error),
@@ -141,6 +151,7 @@ impl Machine {
     fn command(
         shared: &Shared,
         state: &mut RwLockWriteGuard<'_, State>,
+        slot: Slot,
         revision: Revision,
         operation: Operation,
         answers: bool,
@@ -194,7 +205,51 @@ impl Machine {
                 state.registry.unregister(node.id);
                 Ok(Reply::Registry)
             }
+            Operation::LeaseGrant(request) => {
+                state.leases.grant(request.id, request.ttl, slot)?;
+                let header = header(state.readable);
+                Ok(Reply::LeaseGrant(LeaseGrantResponse {
+                    header,
+                    id: request.id,
+                    ttl: request.ttl,
+                    error: String::new(),
+                }))
+            }
+            Operation::LeaseRevoke(request) => {
+                let revision = minted()?;
+                let lease = state.leases.end(request.id, None).ok_or(EtcdError::LeaseNotFound)?;
+                Ok(Self::end_leases(shared, state, (before, revision), vec![lease]))
+            }
+            Operation::ExpireLeases(request) => {
+                let revision = minted()?;
+                let leases = request.leases.into_iter();
+                let leases =
+                    leases.filter_map(|lease| state.leases.end(lease.id, Some(Slot(lease.slot)))).collect();
+                Ok(Self::end_leases(shared, state, (before, revision), leases))
+            }
+            Operation::CheckpointLeases(request) => {
+                for LeaseRemaining { lease, remaining_seconds } in request.leases {
+                    state.leases.checkpoint(lease.unwrap_or_default().into(), remaining_seconds);
+                }
+                let header = header(state.readable);
+                Ok(Reply::LeaseCheckpoint(LeaseCheckpointResponse { header }))
+            }
         }
+    }
+
+    /// Deletes what was attached to leases that are over, all at one revision.
+    fn end_leases(
+        shared: &Shared,
+        state: &mut RwLockWriteGuard<'_, State>,
+        (before, revision): (View, i64),
+        leases: Vec<Ended>,
+    ) -> Reply {
+        RwLockWriteGuard::unlocked(state, || {
+            let mut evaluation = Evaluation::new(shared, before, revision, false);
+            leases.into_iter().for_each(|lease| evaluation.end(lease));
+            let header = header(evaluation.publish());
+            Reply::LeaseRevoke(LeaseRevokeResponse { header })
+        })
     }
 }
 
@@ -240,7 +295,7 @@ impl StateMachine for Machine {
                 let answers = !entry.id.is_none() && waits(entry.id);
                 let outcome = match command::decode(entry.payload.clone()) {
                     Ok(Decoded { revision, operation, id: None }) => {
-                        Self::command(&self.shared, &mut state, revision, operation, answers)
+                        Self::command(&self.shared, &mut state, entry.slot, revision, operation, answers)
                     }
                     Ok(Decoded { revision, operation, id: Some(id) }) => {
                         let (shared, outcomes) = (&self.shared, &mut self.outcomes);
@@ -263,15 +318,24 @@ impl StateMachine for Machine {
             }
             state.evict();
             let nodes_changed = state.registry.version != nodes_version;
+            let (lease_changes, changed_keys) = (state.leases.take_untold(), state.awaited.take());
             drop(state);
             if nodes_changed {
                 self.tell();
+            }
+            if let Some(observer) = self.options.lease_observer.as_ref().filter(|_| !lease_changes.is_empty())
+            {
+                observer.leases_changed(&lease_changes);
+            }
+            if let Some(observer) = self.options.key_observer.as_ref().filter(|_| !changed_keys.is_empty()) {
+                observer.changed(&changed_keys);
             }
         }
     }
 
     fn pending_bytes(&self) -> usize {
-        self.shared.state.read().head.pending_bytes() + self.outcomes.pending_bytes()
+        let state = self.shared.state.read();
+        state.head.pending_bytes() + state.leases.pending_bytes() + self.outcomes.pending_bytes()
     }
 
     fn checkpoint(&mut self, meta: SnapshotMeta) -> Option<Box<dyn Job>> {
@@ -282,9 +346,11 @@ impl StateMachine for Machine {
         }
         let record = state.record();
         let entries = state.head.freeze();
+        let leases = state.leases.freeze();
         drop(state);
         let outcomes = self.outcomes.freeze();
-        Some(Box::new(CheckpointJob { store: self.shared.store.clone(), meta, record, entries, outcomes }))
+        let store = self.shared.store.clone();
+        Some(Box::new(CheckpointJob { store, meta, record, entries, outcomes, leases }))
     }
 
     /// Lets go of everything that the checkpoint contains, at once, since an idle store would keep it for good; but readers get their
@@ -321,6 +387,7 @@ impl StateMachine for Machine {
         let mut state = state.write();
         store.switch(meta.generation)?;
         loaded.registry.succeed(&state.registry);
+        loaded.awaited.observer = state.awaited.observer.take();
         let nodes_changed = loaded.registry.version != state.registry.version;
         let old = std::mem::replace(&mut *state, loaded);
         drop(state);
@@ -329,6 +396,9 @@ impl StateMachine for Machine {
         drop((old, last, built));
         if nodes_changed {
             self.tell();
+        }
+        if let Some(observer) = &self.options.key_observer {
+            observer.replaced();
         }
         Ok(())
     }

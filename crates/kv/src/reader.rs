@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use bytes::Bytes;
 use conclave_api::{
     conclave::kv::v1::RegisteredNode,
     errors::EtcdError,
@@ -11,6 +12,7 @@ use conclave_api::{
 use crate::{
     command::KvError,
     hash,
+    leases::{Granted, LeaseInfo},
     range::{self, RangeStream, header},
     state::Shared,
     validate::{validate_range, validate_range_stream},
@@ -18,6 +20,8 @@ use crate::{
 
 /// How often a read of the newest revision begins again because the store was compacted past it meanwhile.
 const ATTEMPTS_MAX: usize = 8;
+/// So many leases, or keys of a lease, are read under one hold of the lock.
+const LEASES_PAGE: usize = 4096;
 
 /// Reads a store while its machine goes on applying. Cheap to clone; shared by all threads. How fresh an answer must be is the caller's
 /// affair: it waits until the machine has applied what it must see.
@@ -35,6 +39,8 @@ pub struct Stats {
     pub compact_revision: i64,
     /// Keys that exist.
     pub keys: u64,
+    /// Leases that are granted.
+    pub leases: usize,
     /// Bytes in memory that no checkpoint contains.
     pub pending_bytes: usize,
     /// Bytes of checkpointed values that are kept in memory.
@@ -103,6 +109,56 @@ impl Reader {
         self.shared.state.read().registry.version
     }
 
+    /// A lease, if it is granted.
+    #[must_use]
+    pub fn lease(&self, id: i64) -> Option<LeaseInfo> {
+        self.shared.state.read().leases.info(id)
+    }
+
+    /// All leases, by id. One that is granted or ends meanwhile may be among them or not.
+    #[must_use]
+    pub fn leases(&self) -> Vec<LeaseInfo> {
+        let mut all: Vec<LeaseInfo> = Vec::new();
+        let mut from = Some(i64::MIN);
+        while let Some(id) = from {
+            let page = self.shared.state.read().leases.infos_from(id, LEASES_PAGE);
+            from = page
+                .last()
+                .filter(|_| page.len() == LEASES_PAGE)
+                .and_then(|last| last.granted.id.checked_add(1));
+            all.extend(page);
+        }
+        all
+    }
+
+    /// The keys attached to a lease, in order. One that is attached or detached meanwhile may be among them or not. `None` if the lease is over.
+    #[must_use]
+    pub fn lease_keys(&self, granted: Granted) -> Option<Vec<Bytes>> {
+        let mut all: Vec<Bytes> = Vec::new();
+        loop {
+            let page =
+                self.shared.state.read().leases.keys(granted, all.last().map(AsRef::as_ref), LEASES_PAGE)?;
+            let is_last = page.len() < LEASES_PAGE;
+            all.extend(page);
+            if is_last {
+                return Some(all);
+            }
+        }
+    }
+
+    /// How many of these leases, from the first on, have at most so many keys, and bytes of keys, together; at least one.
+    #[must_use]
+    pub fn leases_within(&self, leases: &[Granted], keys_max: usize, bytes_max: usize) -> usize {
+        let state = self.shared.state.read();
+        let (mut keys, mut bytes) = (0, 0);
+        let fits = |lease: &&Granted| {
+            let (more_keys, more_bytes) = state.leases.weight(lease.id);
+            (keys, bytes) = (keys + more_keys, bytes + more_bytes);
+            keys <= keys_max && bytes <= bytes_max
+        };
+        leases.iter().take_while(fits).count().max(1).min(leases.len())
+    }
+
     /// A checksum of everything that can be read now. Reads the whole history.
     ///
     /// # Errors
@@ -139,6 +195,7 @@ impl Reader {
             revision: state.readable,
             compact_revision: state.compacted,
             keys: state.live_keys,
+            leases: state.leases.len(),
             pending_bytes: state.head.pending_bytes(),
             cached_value_bytes: state.cached_bytes(),
             engine_bytes,

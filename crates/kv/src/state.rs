@@ -14,10 +14,12 @@ use parking_lot::RwLock;
 use prost::Message;
 
 use crate::{
+    awaited::KeyObserver,
     head::{Head, HeadEntry, NOWHERE},
     interval::Interval,
     keymap::KeyMap,
     layout::{self, FORMAT, INDEX, Numbers},
+    leases::Leases,
     registry::Registry,
 };
 
@@ -88,10 +90,33 @@ pub(crate) struct State {
     pub(crate) live_keys: u64,
     /// The nodes that the group knows.
     pub(crate) registry: Registry,
+    /// The leases granted, and what is attached to them.
+    pub(crate) leases: Leases,
+    pub(crate) awaited: Awaited,
     /// Counts the snapshots installed: a read that spans one must begin again.
     pub(crate) incarnation: u64,
     /// Reused to join key and value.
     joint: Vec<u8>,
+}
+
+/// Changed keys that somebody waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Awaited {
+    pub(crate) observer: Option<Arc<dyn KeyObserver>>,
+    changed: Vec<Box<[u8]>>,
+}
+
+impl Awaited {
+    fn note(&mut self, key: &[u8]) {
+        if self.observer.as_ref().is_some_and(|observer| observer.awaits(key)) {
+            self.changed.push(key.into());
+        }
+    }
+
+    /// The keys noted since this was last asked.
+    pub(crate) fn take(&mut self) -> Vec<Box<[u8]>> {
+        std::mem::take(&mut self.changed)
+    }
 }
 
 impl State {
@@ -112,6 +137,7 @@ impl State {
                 ..CheckpointRecord::default()
             },
         };
+        let mut leases = Leases::load(view)?;
         let mut failure = None;
         let is_index = |pair: &Result<Pair, StateError>| {
             pair.as_ref().map_or(true, |(key, _)| key.first() == Some(&INDEX))
@@ -123,6 +149,10 @@ impl State {
                 let newest = pair.and_then(|(key, value)| {
                     let (numbers, _) = layout::read_index(&value)?;
                     let key = layout::user_key(&key)?.into_boxed_slice();
+                    if numbers.lease != 0 && !leases.contains(numbers.lease) {
+                        return Err(layout::damaged("a key names a lease that there is not"));
+                    }
+                    leases.attach(&key, 0, numbers.lease);
                     Ok((key, Newest { numbers, position: NOWHERE, payload: None }))
                 });
                 newest.map_err(|error| failure = Some(error)).ok()
@@ -143,6 +173,8 @@ impl State {
         Ok(Self {
             live_keys: keys.len() as u64,
             registry: Registry::load(record.nodes)?,
+            leases,
+            awaited: Awaited::default(),
             keys,
             head: Head::default(),
             cached_bytes: 0,
@@ -168,6 +200,7 @@ impl State {
             self.joint = Vec::new();
         }
         let created = Numbers { created: revision, modified: revision, version: 1, lease };
+        self.awaited.note(key);
         let entry = |numbers, previous| HeadEntry {
             payload: payload.clone(),
             key_bytes: key.len() as u32,
@@ -176,6 +209,7 @@ impl State {
             previous,
         };
         if let Some(newest) = self.keys.get_mut(key) {
+            self.leases.attach(key, newest.numbers.lease, lease);
             let numbers = if newest.numbers.is_deletion() {
                 self.live_keys += 1;
                 created
@@ -187,6 +221,7 @@ impl State {
             let position = self.head.push(entry(numbers, newest.position));
             *newest = Newest { numbers, position, payload: Some(payload) };
         } else {
+            self.leases.attach(key, 0, lease);
             self.live_keys += 1;
             let position = self.head.push(entry(created, NOWHERE));
             self.keys.insert(key, Newest { numbers: created, position, payload: Some(payload) });
@@ -199,6 +234,8 @@ impl State {
             return false;
         };
         self.cached_bytes -= newest.cached_bytes(&self.head);
+        self.leases.detach(key, newest.numbers.lease);
+        self.awaited.note(key);
         delete(&mut self.head, key, newest, revision, index);
         self.live_keys -= 1;
         self.last_deletion = self.last_deletion.max(revision);
@@ -225,6 +262,8 @@ impl State {
             looked_at += 1;
             if !newest.numbers.is_deletion() {
                 self.cached_bytes -= newest.cached_bytes(&self.head);
+                self.leases.detach(key, newest.numbers.lease);
+                self.awaited.note(key);
                 delete(&mut self.head, key, newest, revision, *index);
                 *index += 1;
                 deleted += 1;

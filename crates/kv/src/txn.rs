@@ -20,6 +20,7 @@ use conclave_api::{
 use crate::{
     command::KvError,
     interval::Interval,
+    leases::Ended,
     pages::{Filter, View, read_all},
     range::{self, header},
     state::Shared,
@@ -62,7 +63,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn check_put(&self, request: &PutRequest) -> Result<(), KvError> {
-        if request.lease != 0 {
+        if request.lease != 0 && !self.shared.state.read().leases.contains(request.lease) {
             return Err(EtcdError::LeaseNotFound.into());
         }
         if (request.ignore_value || request.ignore_lease)
@@ -122,6 +123,17 @@ impl<'a> Evaluation<'a> {
         }
         response.header = header(self.now().revision);
         Ok(response)
+    }
+
+    /// Deletes what was attached to a lease that is over, in the order of the keys.
+    pub(crate) fn end(&mut self, lease: Ended) {
+        let mut keys = lease.keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            let mut state = self.shared.state.write();
+            for key in keys.by_ref().take(DELETE_KEYS_MAX) {
+                self.index += u32::from(state.delete(&key, self.revision, self.index));
+            }
+        }
     }
 
     /// A transaction.

@@ -13,6 +13,7 @@ use conclave_api::etcdserverpb::Member;
 use conclave_kv::Reader;
 use thiserror::Error;
 
+use crate::awaited::KeyChanges;
 use crate::identity::Identity;
 pub use crate::membership::{Add, Change, Update};
 use crate::metrics::BackendMetrics;
@@ -58,6 +59,21 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// etcd's.
     fn move_leader(&self, to: u64) -> BoxFuture<'_, Result<(), EtcdError>>;
+
+    /// Has the leader renew a lease, and gives its time to live in seconds; nothing if there is no such lease.
+    ///
+    /// # Errors
+    /// etcd's.
+    fn renew_lease(&self, id: i64) -> BoxFuture<'_, Result<Option<i64>, EtcdError>>;
+
+    /// How many seconds a lease has left, as the leader reckons; nothing if there is no such lease.
+    ///
+    /// # Errors
+    /// etcd's.
+    fn lease_left(&self, id: i64) -> BoxFuture<'_, Result<Option<i64>, EtcdError>>;
+
+    /// Tells of changes of keys in [`reader`](Self::reader)'s store.
+    fn key_changes(&self) -> &dyn KeyChanges;
 
     /// Sizes of what the member keeps on disk.
     fn storage(&self) -> StorageStatus;

@@ -8,18 +8,22 @@
 //! engine     which consensus engine replicates
 //! front      listeners, connections, HTTP endpoints ─┐
 //! service    etcd's gRPC services ───────────────────┴→ backend: the trait behind which consensus and store are
+//! lease      when leases run out, and how keep-alives come to the leader
+//! awaited    who waits for changes of keys, as in the queue for a lock
 //! metrics    figures under etcd's names
 //! logging    etcd's log lines;  notify: systemd
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod awaited;
 pub mod backend;
 pub mod config;
 pub mod datadir;
 pub mod engine;
 pub mod front;
 pub mod identity;
+mod lease;
 pub mod logging;
 mod membership;
 pub mod metrics;

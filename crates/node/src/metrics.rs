@@ -70,6 +70,59 @@ pub struct HistogramSnapshot {
     sum_nanos: u64,
 }
 
+/// How many buckets a [`TtlHistogram`] has below infinity.
+const TTL_BUCKETS: usize = 24;
+
+/// A distribution of leases' times to live in etcd's buckets: 1 s, doubling, up to 97 days.
+#[derive(Debug, Default)]
+pub struct TtlHistogram {
+    buckets: [AtomicU64; TTL_BUCKETS],
+    count: AtomicU64,
+    sum_seconds: AtomicU64,
+}
+
+impl TtlHistogram {
+    /// Counts one lease.
+    pub fn observe(&self, seconds: u64) {
+        if let Some(bucket) = (0..TTL_BUCKETS).find(|&bucket| seconds <= 1 << bucket) {
+            self.buckets[bucket].fetch_add(1, Relaxed);
+        }
+        self.sum_seconds.fetch_add(seconds, Relaxed);
+        self.count.fetch_add(1, Relaxed);
+    }
+
+    /// The distribution so far.
+    #[must_use]
+    pub fn snapshot(&self) -> TtlSnapshot {
+        TtlSnapshot {
+            buckets: self.buckets.each_ref().map(|bucket| bucket.load(Relaxed)),
+            count: self.count.load(Relaxed),
+            sum_seconds: self.sum_seconds.load(Relaxed),
+        }
+    }
+}
+
+/// A [`TtlHistogram`] at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TtlSnapshot {
+    buckets: [u64; TTL_BUCKETS],
+    count: u64,
+    sum_seconds: u64,
+}
+
+/// What this member applied to leases, and did as their leader, since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseMetrics {
+    /// Leases granted.
+    pub granted: u64,
+    /// Leases revoked or expired.
+    pub ended: u64,
+    /// Renewals by this member as the leader.
+    pub renewed: u64,
+    /// The times to live of those granted.
+    pub ttl: TtlSnapshot,
+}
+
 /// The composition's figures at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct BackendMetrics {
@@ -93,6 +146,8 @@ pub struct BackendMetrics {
     pub snapshots: SnapshotMetrics,
     /// Keys that exist.
     pub keys: u64,
+    /// Leases.
+    pub leases: LeaseMetrics,
 }
 
 /// Snapshots taken in from other members since this one started.
@@ -182,17 +237,33 @@ impl Exposition {
     }
 
     pub(crate) fn histogram(&mut self, name: &str, help: &str, of: &HistogramSnapshot) {
+        let bounds = (0..BUCKETS).map(|bucket| f64::from(1u32 << bucket) / 1e3);
+        self.buckets(name, help, bounds.zip(of.buckets), of.count, of.sum_nanos as f64 / 1e9);
+    }
+
+    pub(crate) fn ttl_histogram(&mut self, name: &str, help: &str, of: &TtlSnapshot) {
+        let bounds = (0..TTL_BUCKETS).map(|bucket| f64::from(1u32 << bucket));
+        self.buckets(name, help, bounds.zip(of.buckets), of.count, of.sum_seconds as f64);
+    }
+
+    fn buckets(
+        &mut self,
+        name: &str,
+        help: &str,
+        buckets: impl Iterator<Item = (f64, u64)>,
+        count: u64,
+        sum: f64,
+    ) {
         self.family(name, "histogram", help);
         let mut cumulative = 0;
-        for (i, bucket) in of.buckets.iter().enumerate() {
+        for (bound, bucket) in buckets {
             cumulative += bucket;
-            let bound = f64::from(1u32 << i) / 1e3;
             let _ = writeln!(self.text, "{name}_bucket{{le=\"{bound}\"}} {cumulative}");
         }
         // A scrape between two additions must not see more below a bound than altogether.
-        let count = of.count.max(cumulative);
+        let count = count.max(cumulative);
         let _ = writeln!(self.text, "{name}_bucket{{le=\"+Inf\"}} {count}");
-        let _ = writeln!(self.text, "{name}_sum {}\n{name}_count {count}", of.sum_nanos as f64 / 1e9);
+        let _ = writeln!(self.text, "{name}_sum {sum}\n{name}_count {count}");
     }
 }
 
@@ -208,6 +279,9 @@ mod tests {
         }
         let mut out = Exposition::default();
         out.histogram("h_seconds", "Help.", &histogram.snapshot());
+        let ttl = TtlHistogram::default();
+        [1, 60, 9_000_000_000].into_iter().for_each(|seconds| ttl.observe(seconds));
+        out.ttl_histogram("ttl", "Help.", &ttl.snapshot());
         out.family("x", "gauge", "Labels.");
         out.sample("x", &[("a", &"b"), ("c", &1)], 2);
         out.sample("x", &[], 3);
@@ -220,6 +294,11 @@ mod tests {
             "h_seconds_bucket{le=\"+Inf\"} 4",
             "h_seconds_sum 20.007",
             "h_seconds_count 4",
+            "ttl_bucket{le=\"1\"} 1",
+            "ttl_bucket{le=\"64\"} 2",
+            "ttl_bucket{le=\"8388608\"} 2",
+            "ttl_bucket{le=\"+Inf\"} 3",
+            "ttl_sum 9000000061",
             "# TYPE x gauge",
             "x{a=\"b\",c=\"1\"} 2",
             "x 3",

@@ -136,7 +136,8 @@ impl Node {
         let members = Members::new(&bootstrap, &config, listening.door());
         let Running { backend, shell, transport, network } =
             replicated::start(&config, &bootstrap, data_dir.path(), listening, &members).await?;
-        let tasks = members.begin(shell.handle(), backend.reader().clone(), Arc::clone(&transport));
+        let mut tasks = members.begin(shell.handle(), backend.reader().clone(), Arc::clone(&transport));
+        tasks.extend(backend.begin_leases());
         let front = Front::serve(listeners, &config, Arc::clone(&backend) as Arc<dyn Backend>);
         Ok(Self { front, shell, backend, transport, members, tasks, _network: network, _data_dir: data_dir })
     }
@@ -160,6 +161,10 @@ impl Node {
         self.hand_over().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         self.front.shutdown().await;
+        for task in self.tasks {
+            // Aborted, and with it goes what it holds of the node.
+            let _ = task.await;
+        }
         let shell = self.shell;
         // The threads may be in a sync: not for a runtime's thread to wait for.
         let stopping = tokio::task::spawn_blocking(move || shell.stop());

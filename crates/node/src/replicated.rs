@@ -24,9 +24,11 @@ use conclave_transport::{ClusterId, Inbound, Packet, TcpOptions, TcpTransport};
 use tokio::time::Instant;
 
 use crate::{
+    awaited::{AwaitedKeys, KeyChanges},
     backend::{Backend, BarrierError, BoxFuture, ProposeError, RaftStatus, StorageStatus},
     config::{Config, url::Url},
     identity::{Bootstrap, Identity},
+    lease::{Leases, Questions},
     membership::{Acquaintances, Change, Members, holds_nothing, wait_for_recognition},
     metrics::{BackendMetrics, Counter, Histogram, PeerMetrics, SnapshotMetrics},
     node::NodeError,
@@ -71,6 +73,8 @@ pub(crate) struct Replicated {
     role: tokio::sync::watch::Receiver<conclave_replica::Role>,
     reader: Reader,
     members: Arc<Members>,
+    leases: Arc<Leases>,
+    awaited: Arc<AwaitedKeys>,
     wal: Arc<Wal>,
     state: Arc<dyn StateStore>,
     transport: Arc<TcpTransport>,
@@ -215,8 +219,14 @@ pub(crate) async fn start(
     let membership =
         if bootstrap.founding { Membership::of_voters(replicas(bootstrap)) } else { Membership::default() };
     let checkpoint: Option<SnapshotMeta> = state.checkpoint().map(|checkpoint| checkpoint.meta);
-    let options =
-        conclave_kv::Options { value_cache_bytes: VALUE_CACHE_BYTES, observer: Some(members.observer()) };
+    let leases = Leases::new(node, config);
+    let awaited = Arc::new(AwaitedKeys::default());
+    let options = conclave_kv::Options {
+        value_cache_bytes: VALUE_CACHE_BYTES,
+        observer: Some(members.observer()),
+        lease_observer: Some(Arc::clone(&leases) as _),
+        key_observer: Some(Arc::clone(&awaited) as _),
+    };
     let (machine, reader) = Machine::open(Arc::clone(&state), options)?;
 
     let inlet = Arc::new(Inlet::default());
@@ -257,7 +267,8 @@ pub(crate) async fn start(
         ..ShellConfig::of(node, epoch)
     };
     let setup = GroupSetup { group: DATA, core, machine: Box::new(machine), state: meta };
-    let prepared = Prepared::new(shell_config, vec![setup], Some(Arc::clone(members) as _));
+    let questions = Questions { members: Arc::downgrade(members), leases: Arc::downgrade(&leases) };
+    let prepared = Prepared::new(shell_config, vec![setup], Some(Arc::new(questions)));
     for peer in bootstrap.members.iter().filter(|peer| peer.id != member_id) {
         transport.set_peer(NodeId(peer.id), &authorities(&peer.peer_urls));
     }
@@ -273,6 +284,8 @@ pub(crate) async fn start(
         role,
         reader,
         members: Arc::clone(members),
+        leases,
+        awaited,
         wal,
         state,
         transport: Arc::clone(&transport),
@@ -317,6 +330,11 @@ fn open_disk(path: &Path) -> Result<Arc<dyn Disk>, NodeError> {
 impl Replicated {
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Begins to keep leases, in tasks that run until they are aborted.
+    pub(crate) fn begin_leases(&self) -> Vec<tokio::task::JoinHandle<()>> {
+        self.leases.begin(self.handle.clone(), self.reader.clone())
     }
 }
 
@@ -380,6 +398,18 @@ impl Backend for Replicated {
         Box::pin(self.members.move_leader(to))
     }
 
+    fn renew_lease(&self, id: i64) -> BoxFuture<'_, Result<Option<i64>, EtcdError>> {
+        Box::pin(self.leases.renew(id))
+    }
+
+    fn lease_left(&self, id: i64) -> BoxFuture<'_, Result<Option<i64>, EtcdError>> {
+        Box::pin(self.leases.left(id))
+    }
+
+    fn key_changes(&self) -> &dyn KeyChanges {
+        &*self.awaited
+    }
+
     fn storage(&self) -> StorageStatus {
         let size_bytes = self.state.size_bytes().max(EMPTY_STATE_BYTES);
         StorageStatus { size_bytes, in_use_bytes: size_bytes }
@@ -411,6 +441,7 @@ impl Backend for Replicated {
                 bytes: counters.fetched_bytes,
             },
             keys: self.reader.stats().keys,
+            leases: self.leases.metrics(),
         }
     }
 }

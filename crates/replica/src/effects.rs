@@ -27,6 +27,15 @@ pub enum HostInput {
         /// In order.
         batch: Vec<Proposal>,
     },
+    /// A command that is of use only if this node leads in a ballot: chosen in that one, or not at all. Never forwarded, never parked.
+    ProposeIn {
+        /// For which group.
+        group: GroupId,
+        /// In which ballot.
+        ballot: Ballot,
+        /// What.
+        proposal: Proposal,
+    },
     /// A linearizable read.
     ReadBarrier {
         /// Of which group.

@@ -4,7 +4,8 @@
 use std::env;
 
 use etcd_client::{
-    Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KvClient, PutOptions,
+    Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KvClient,
+    LeaseGrantOptions, LeaseTimeToLiveOptions, LockOptions, ProclaimOptions, PutOptions, ResignOptions,
     SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 
@@ -129,4 +130,82 @@ async fn members_and_status_are_told() {
     let status = client.status().await.unwrap();
     assert!(members.members().iter().any(|member| member.id() == status.leader()));
     assert_eq!(status.version(), "3.7.1");
+}
+
+fn told<T>(outcome: Result<T, Error>) -> String {
+    match outcome {
+        Ok(_) => "ok".to_owned(),
+        Err(Error::GRpcStatus(status)) => status.message().to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_lease_lives_by_keep_alives_and_takes_its_keys_with_it() {
+    let mut client = client().await;
+    let id = client.lease_grant(60, None).await.unwrap().id();
+    let chosen = client.lease_grant(60, Some(LeaseGrantOptions::new().with_id(id)));
+    assert_eq!(told(chosen.await), "etcdserver: lease already exists");
+    client.put("lease/a", "1", Some(PutOptions::new().with_lease(id))).await.unwrap();
+    let (mut keeper, mut answers) = client.lease_keep_alive(id).await.unwrap();
+    keeper.keep_alive().await.unwrap();
+    let renewed = answers.message().await.unwrap().unwrap();
+    assert_eq!((renewed.id(), renewed.ttl()), (id, 60));
+    let left = client.lease_time_to_live(id, Some(LeaseTimeToLiveOptions::new().with_keys())).await.unwrap();
+    assert!((58..=60).contains(&left.ttl()) && left.granted_ttl() == 60 && left.keys() == [b"lease/a"]);
+    assert!(client.leases().await.unwrap().leases().iter().any(|lease| lease.id() == id));
+    client.lease_revoke(id).await.unwrap();
+    assert!(client.get("lease/a", None).await.unwrap().kvs().is_empty());
+    keeper.keep_alive().await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().ttl(), 0);
+    assert_eq!(client.lease_time_to_live(id, None).await.unwrap().ttl(), -1);
+    assert_eq!(told(client.lease_revoke(id).await), "etcdserver: requested lease not found");
+    let put = client.put("lease/a", "1", Some(PutOptions::new().with_lease(id)));
+    assert_eq!(told(put.await), "etcdserver: requested lease not found");
+}
+
+#[tokio::test]
+async fn keep_alives_work_at_every_member() {
+    let id = client().await.lease_grant(60, None).await.unwrap().id();
+    for endpoint in endpoints() {
+        let mut client = Client::connect([endpoint], None).await.unwrap();
+        let (mut keeper, mut answers) = client.lease_keep_alive(id).await.unwrap();
+        keeper.keep_alive().await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().ttl(), 60);
+        assert_eq!(client.lease_time_to_live(id, None).await.unwrap().granted_ttl(), 60);
+    }
+    client().await.lease_revoke(id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_has_one_owner_after_the_other() {
+    let mut first = client().await;
+    let key = first.lock("lock", None).await.unwrap().key().to_vec();
+    let mut second = client().await;
+    let lease = second.lease_grant(60, None).await.unwrap().id();
+    let waiting =
+        tokio::spawn(async move { second.lock("lock", Some(LockOptions::new().with_lease(lease))).await });
+    let queue = || GetOptions::new().with_prefix().with_count_only();
+    while first.get("lock/", Some(queue())).await.unwrap().count() < 2 {}
+    assert!(!waiting.is_finished());
+    first.unlock(key).await.unwrap();
+    let owned = waiting.await.unwrap().unwrap();
+    assert_eq!(owned.key(), format!("lock/{lease:x}").as_bytes());
+    first.unlock(owned.key()).await.unwrap();
+    assert_eq!(first.get("lock/", Some(queue())).await.unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_election_has_one_leader_after_the_other() {
+    let mut client = client().await;
+    let lease = client.lease_grant(60, None).await.unwrap().id();
+    let won = client.campaign("election", "one", lease).await.unwrap();
+    let leader = won.leader().unwrap().clone();
+    let mut seen = client.observe("election").await.unwrap();
+    assert_eq!(seen.message().await.unwrap().unwrap().kv().unwrap().value(), b"one");
+    client.proclaim("uno", Some(ProclaimOptions::new().with_leader(leader.clone()))).await.unwrap();
+    assert_eq!(seen.message().await.unwrap().unwrap().kv().unwrap().value(), b"uno");
+    assert_eq!(client.leader("election").await.unwrap().kv().unwrap().value(), b"uno");
+    client.resign(Some(ResignOptions::new().with_leader(leader))).await.unwrap();
+    assert_eq!(told(client.leader("election").await), "election: no leader");
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave_api::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-    request_op::Request,
+    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
+    RangeRequest, RequestOp, TxnRequest, request_op::Request,
 };
 use conclave_consensus::{Ballot, Entry, GroupId, Kind, NodeId, ProposalId, Slot, SnapshotMeta};
 use conclave_kv::{
-    ClientId, KvError, Machine, Options, Reader, Reply, RequestId,
+    ClientId, Granted, KvError, Machine, Options, Reader, Reply, RequestId,
     command::{self, Revision},
 };
 use conclave_storage::{Checkpoint, MemoryEngine, StateEngine, StateMachine, StateStore};
@@ -90,6 +90,12 @@ fn requests() -> Vec<Bytes> {
         command::delete_range(Revision::Next, &delete),
         command::put(Revision::Next, &PutRequest { ignore_value: true, ..put }),
         command::compaction(&CompactionRequest { revision: 2, physical: false }),
+        command::lease_grant(&LeaseGrantRequest { id: 5, ttl: 600 }),
+        command::put(Revision::Next, &PutRequest { key: "b".into(), lease: 5, ..PutRequest::default() }),
+        command::checkpoint_leases(&[(Granted { id: 5, slot: Slot(10) }, 7)]),
+        command::lease_grant(&LeaseGrantRequest { id: -5, ttl: 1 }),
+        command::lease_revoke(Revision::Next, &LeaseRevokeRequest { id: -5 }),
+        command::expire_leases(Revision::Next, &[Granted { id: 6, slot: Slot(9) }]),
     ]
 }
 

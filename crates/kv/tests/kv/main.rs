@@ -7,6 +7,8 @@ mod facts;
 mod garbage;
 mod harness;
 mod install;
+mod leases;
+mod lessor;
 mod model;
 mod properties;
 mod registry;

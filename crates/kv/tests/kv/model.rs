@@ -14,8 +14,19 @@ use conclave_api::{
     mvccpb::KeyValue,
 };
 
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelLease {
+    pub(crate) id: i64,
+    /// Counts grants.
+    pub(crate) grant: u64,
+    pub(crate) ttl: i64,
+    pub(crate) remaining: i64,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
+    pub(crate) leases: Vec<ModelLease>,
+    grants: u64,
     /// The key as it was from `mod_revision` on; version 0 for deleted.
     pub(crate) generations: Vec<KeyValue>,
     pub(crate) revision: i64,
@@ -36,7 +47,7 @@ fn covers(key: &Bytes, range_end: &Bytes, candidate: &Bytes) -> bool {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { generations: Vec::new(), revision: 1, compacted: -1 }
+        Self { leases: Vec::new(), grants: 0, generations: Vec::new(), revision: 1, compacted: -1 }
     }
 
     /// The keys of a range at a revision, in order.
@@ -55,6 +66,52 @@ impl Model {
             })
             .filter(|kv| kv.version > 0)
             .collect()
+    }
+
+    /// Grants a lease, and gives the number of the grant.
+    pub(crate) fn grant(&mut self, id: i64, ttl: i64) -> Result<u64, EtcdError> {
+        if ttl > 9_000_000_000 {
+            return Err(EtcdError::LeaseTtlTooLarge);
+        }
+        if self.leases.iter().any(|lease| lease.id == id) {
+            return Err(EtcdError::LeaseExist);
+        }
+        self.grants += 1;
+        self.leases.push(ModelLease { id, grant: self.grants, ttl, remaining: 0 });
+        Ok(self.grants)
+    }
+
+    pub(crate) fn revoke(&mut self, id: i64) -> Result<(), EtcdError> {
+        let lease = self.leases.iter().find(|lease| lease.id == id).cloned();
+        self.expire(&[lease.ok_or(EtcdError::LeaseNotFound)?.grant]);
+        Ok(())
+    }
+
+    pub(crate) fn expire(&mut self, grants: &[u64]) {
+        let (ended, left) =
+            std::mem::take(&mut self.leases).into_iter().partition(|lease| grants.contains(&lease.grant));
+        self.leases = left;
+        let ended: Vec<ModelLease> = ended;
+        let keys: Vec<Bytes> = ended.iter().flat_map(|lease| self.lease_keys(lease.id)).collect();
+        for key in &keys {
+            self.generations.push(KeyValue {
+                key: key.clone(),
+                mod_revision: self.revision + 1,
+                ..KeyValue::default()
+            });
+        }
+        self.revision += i64::from(!keys.is_empty());
+    }
+
+    pub(crate) fn checkpoint(&mut self, grant: u64, remaining: i64) {
+        if let Some(lease) = self.leases.iter_mut().find(|lease| lease.grant == grant) {
+            lease.remaining = remaining.clamp(0, lease.ttl);
+        }
+    }
+
+    pub(crate) fn lease_keys(&self, id: i64) -> Vec<Bytes> {
+        let all = self.at(&Bytes::from("\0"), &Bytes::from("\0"), self.revision);
+        all.into_iter().filter(|kv| kv.lease == id).map(|kv| kv.key).collect()
     }
 
     fn get(&self, key: &Bytes, revision: i64) -> Option<KeyValue> {
@@ -141,7 +198,7 @@ impl Model {
     }
 
     fn check_put(&self, request: &PutRequest, before: i64) -> Result<(), EtcdError> {
-        if request.lease != 0 {
+        if request.lease != 0 && !self.leases.iter().any(|lease| lease.id == request.lease) {
             return Err(EtcdError::LeaseNotFound);
         }
         if (request.ignore_value || request.ignore_lease) && self.get(&request.key, before).is_none() {
@@ -161,7 +218,10 @@ impl Model {
             mod_revision: revision,
             version,
             value: kept.map_or(&request.value, |before| &before.value).clone(),
-            lease: 0,
+            lease: before
+                .as_ref()
+                .filter(|_| request.ignore_lease)
+                .map_or(request.lease, |before| before.lease),
         });
         PutResponse { header: header(revision), prev_kv: before.filter(|_| request.prev_kv) }
     }

@@ -4,18 +4,21 @@ use bytes::Bytes;
 use conclave_api::{
     errors::EtcdError,
     etcdserverpb::{
-        Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
-        compare::TargetUnion, request_op::Request,
+        Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+        RangeResponse, RequestOp, TxnRequest, compare::TargetUnion, request_op::Request,
     },
 };
 use conclave_kv::{
-    KvError, Limits,
+    Granted, KvError, Limits,
     command::{self, Revision},
     validate::{validate_range_stream, validate_txn},
 };
 use proptest::{collection::vec, prelude::*};
 
-use crate::{harness::Replica, model::Model};
+use crate::{
+    harness::Replica,
+    model::{Model, ModelLease},
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -23,6 +26,11 @@ enum Step {
     Delete(DeleteRangeRequest),
     Txn(TxnRequest),
     Compact(i64),
+    Grant(i64, i64),
+    Revoke(i64),
+    /// The leases by the numbers of their grants: the last one, the one before, and so on.
+    Expire(Vec<u64>),
+    CheckpointLease(u64, i64),
     Freeze,
     Write,
     Thaw,
@@ -53,11 +61,11 @@ fn age() -> impl Strategy<Value = i64> {
 }
 
 prop_compose! {
-    fn put()(key in key(), value in value(), prev_kv in any::<bool>(), ignore in 0..12_u8, lease in 0..20_u8) -> PutRequest {
+    fn put()(key in key(), value in value(), prev_kv in any::<bool>(), ignore in 0..12_u8, lease in -8..5_i64) -> PutRequest {
         PutRequest {
             key,
             value: if ignore == 0 { Bytes::new() } else { value },
-            lease: i64::from(lease == 0 && ignore != 1),
+            lease: if ignore == 1 { 0 } else { lease.max(0) },
             prev_kv,
             ignore_value: ignore == 0,
             ignore_lease: ignore == 1,
@@ -97,7 +105,7 @@ prop_compose! {
             1 => TargetUnion::CreateRevision(number),
             2 => TargetUnion::ModRevision(number),
             3 => TargetUnion::Value(value),
-            _ => TargetUnion::Lease(number / 20),
+            _ => TargetUnion::Lease(number / 8),
         };
         Compare { result, target, key, range_end, target_union: Some(given) }
     }
@@ -121,12 +129,21 @@ fn txn() -> impl Strategy<Value = TxnRequest> {
     level(prop_oneof![4 => op, 1 => nested].boxed())
 }
 
+fn lease() -> impl Strategy<Value = i64> {
+    1..5_i64
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => put().prop_map(Step::Put),
         4 => delete().prop_map(Step::Delete),
         6 => txn().prop_map(Step::Txn),
         2 => (0..10_i64).prop_map(Step::Compact),
+        4 => (lease(), prop_oneof![9 => 1..1000_i64, 1 => 9_000_000_000..9_000_000_003_i64])
+            .prop_map(|(id, ttl)| Step::Grant(id, ttl)),
+        1 => lease().prop_map(Step::Revoke),
+        1 => vec(0..6_u64, 0..3).prop_map(Step::Expire),
+        1 => (0..6_u64, -1..1000_i64).prop_map(|(back, left)| Step::CheckpointLease(back, left)),
         3 => Just(Step::Freeze),
         1 => Just(Step::Write),
         3 => Just(Step::Thaw),
@@ -167,6 +184,9 @@ fn run(steps: Vec<Step>, value_cache_bytes: usize) {
     let mut replica = Replica::with_cache(value_cache_bytes);
     let mut follower = Replica::with_cache(1 << 20);
     let mut model = Model::new();
+    // Every grant ever made, by its number from 1 on.
+    let mut grants: Vec<Granted> = Vec::new();
+    let back = |grants: &[Granted], back: u64| (grants.len() as u64).checked_sub(back);
     for step in steps {
         match step {
             Step::Put(request) => {
@@ -187,6 +207,36 @@ fn run(steps: Vec<Step>, value_cache_bytes: usize) {
             Step::Compact(age) => {
                 let revision = model.revision - age + 1;
                 assert_eq!(etcd(replica.compact(revision)), model.compact(revision), "compact to {revision}");
+            }
+            Step::Grant(id, ttl) => {
+                let request = LeaseGrantRequest { id, ttl };
+                let granted = etcd(replica.command(command::lease_grant(&request)));
+                assert_eq!(
+                    granted.map(drop),
+                    model.grant(id, ttl).map(|_| {
+                        grants.push(Granted { id, slot: replica.machine.applied() });
+                    }),
+                    "{request:?}"
+                );
+            }
+            Step::Revoke(id) => {
+                let request = LeaseRevokeRequest { id };
+                let revoked = etcd(replica.command(command::lease_revoke(Revision::Next, &request)));
+                assert_eq!(revoked.map(drop), model.revoke(id), "{request:?}");
+            }
+            Step::Expire(ages) => {
+                let numbers: Vec<u64> =
+                    ages.iter().filter_map(|age| back(&grants, *age)).filter(|number| *number > 0).collect();
+                let named: Vec<Granted> = numbers.iter().map(|number| grants[*number as usize - 1]).collect();
+                replica.command(command::expire_leases(Revision::Next, &named)).unwrap();
+                model.expire(&numbers);
+            }
+            Step::CheckpointLease(age, left) => {
+                if let Some(number) = back(&grants, age).filter(|number| *number > 0) {
+                    let told = [(grants[number as usize - 1], left)];
+                    replica.command(command::checkpoint_leases(&told)).unwrap();
+                    model.checkpoint(number, left);
+                }
             }
             Step::Freeze => replica.freeze(),
             Step::Write => replica.write(),
@@ -222,6 +272,23 @@ fn run(steps: Vec<Step>, value_cache_bytes: usize) {
             let expected = model.range(&all);
             assert_eq!(etcd(replica.range(all.clone())), expected, "at {revision}");
             check_stream(replica, &all, &expected);
+        }
+        let mut leases = model.leases.clone();
+        leases.sort_by_key(|lease| lease.id);
+        let told = replica.reader.leases();
+        let numbers = told.iter().map(|lease| {
+            let number = grants.iter().position(|granted| *granted == lease.granted).unwrap() as u64 + 1;
+            ModelLease {
+                id: lease.granted.id,
+                grant: number,
+                ttl: lease.ttl_seconds,
+                remaining: lease.remaining_seconds,
+            }
+        });
+        assert_eq!(numbers.collect::<Vec<_>>(), leases);
+        for lease in &told {
+            let keys = replica.reader.lease_keys(lease.granted).unwrap();
+            assert_eq!(keys, model.lease_keys(lease.granted.id));
         }
         assert_eq!(replica.reader.stats().keys as i64, {
             let all = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..RangeRequest::default() };

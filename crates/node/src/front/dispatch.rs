@@ -9,8 +9,11 @@ use std::task::{Context, Poll, ready};
 
 use conclave_api::etcdserverpb::cluster_server::ClusterServer;
 use conclave_api::etcdserverpb::kv_server::KvServer;
+use conclave_api::etcdserverpb::lease_server::LeaseServer;
 use conclave_api::etcdserverpb::maintenance_server::MaintenanceServer;
 use conclave_api::grpc::health::v1::health_server::HealthServer;
+use conclave_api::v3electionpb::election_server::ElectionServer;
+use conclave_api::v3lockpb::lock_server::LockServer;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -24,7 +27,10 @@ use super::endpoints::Endpoints;
 use crate::backend::Backend;
 use crate::config::{Config, REQUEST_OVERHEAD_BYTES};
 use crate::service::methods::{self, Calls, METHODS, Server};
-use crate::service::{ClusterService, HealthService, KvService, MaintenanceService, Serving};
+use crate::service::{
+    ClusterService, ElectionService, HealthService, KvService, LeaseService, LockService, MaintenanceService,
+    Serving,
+};
 
 /// Answers requests; a clone costs two reference counts.
 #[derive(Clone)]
@@ -39,6 +45,9 @@ struct Servers {
     kv: KvServer<KvService>,
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
+    lease: LeaseServer<LeaseService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
     health: HealthServer<HealthService>,
     endpoints: Endpoints,
     message_bytes_max: usize,
@@ -52,7 +61,7 @@ impl fmt::Debug for Dispatch {
 
 impl Dispatch {
     pub(super) fn new(config: &Config, backend: Arc<dyn Backend>, stopping: watch::Receiver<bool>) -> Self {
-        let serving = Arc::new(Serving::new(config, backend));
+        let serving = Arc::new(Serving::new(config, backend, stopping.clone()));
         let calls = Arc::new(Calls::default());
         // A request above its own bound is answered with etcd's error; only above this one by gRPC itself.
         let message_bytes_max = (config.max_request_bytes + REQUEST_OVERHEAD_BYTES) as usize;
@@ -60,6 +69,10 @@ impl Dispatch {
             kv: KvServer::new(KvService(serving.clone())).max_decoding_message_size(message_bytes_max),
             cluster: ClusterServer::new(ClusterService(serving.clone())),
             maintenance: MaintenanceServer::new(MaintenanceService(serving.clone())),
+            lease: LeaseServer::new(LeaseService(serving.clone())),
+            lock: LockServer::new(LockService(serving.clone())).max_decoding_message_size(message_bytes_max),
+            election: ElectionServer::new(ElectionService(serving.clone()))
+                .max_decoding_message_size(message_bytes_max),
             health: HealthServer::new(HealthService::new(stopping)),
             endpoints: Endpoints::new(serving.clone(), calls.clone()),
             serving,
@@ -89,6 +102,9 @@ impl Dispatch {
             Server::Kv => servers.kv.clone().call(request),
             Server::Cluster => servers.cluster.clone().call(request),
             Server::Maintenance => servers.maintenance.clone().call(request),
+            Server::Lease => servers.lease.clone().call(request),
+            Server::Lock => servers.lock.clone().call(request),
+            Server::Election => servers.election.clone().call(request),
             Server::Health => servers.health.clone().call(request),
             Server::Nobody => {
                 let what = METHODS[method].path.trim_start_matches('/').replace('/', ".");

@@ -15,6 +15,7 @@ pub(super) fn text(serving: &Serving, calls: &Calls, checks: &[CheckCounts; CHEC
     health(&mut out, serving, checks);
     disk(&mut out, serving, &backend);
     store(&mut out, serving, &backend);
+    leases(&mut out, &backend);
     network(&mut out, serving, &backend);
     calls.expose(&mut out);
     process(&mut out);
@@ -183,6 +184,22 @@ fn store(out: &mut Exposition, serving: &Serving, backend: &BackendMetrics) {
         "The revision of the last compaction in store.",
         reader.compact_revision(),
     );
+}
+
+fn leases(out: &mut Exposition, backend: &BackendMetrics) {
+    let leases = &backend.leases;
+    for (name, help, value) in [
+        ("etcd_debugging_lease_granted_total", "The total number of granted leases.", leases.granted),
+        ("etcd_debugging_lease_revoked_total", "The total number of revoked leases.", leases.ended),
+        (
+            "etcd_debugging_lease_renewed_total",
+            "The number of renewed leases seen by the leader.",
+            leases.renewed,
+        ),
+    ] {
+        out.counter(name, help, value);
+    }
+    out.ttl_histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", &leases.ttl);
 }
 
 fn network(out: &mut Exposition, serving: &Serving, backend: &BackendMetrics) {

@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use conclave_api::etcdserverpb::kv_server::Kv;
 use conclave_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader, TxnRequest, TxnResponse,
 };
+use conclave_kv::Reply;
 use conclave_kv::command::{self, Revision};
 use conclave_kv::validate::{
     validate_compaction, validate_delete_range, validate_put, validate_range, validate_range_stream,
     validate_txn,
 };
-use conclave_kv::{KvError, Reply, RequestId};
 use futures::stream::{self, BoxStream, StreamExt};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Serving;
-use super::serving::{refusal, request_id};
+use super::serving::{mismatched, refusal, request_id};
 
 type Parts = BoxStream<'static, Result<RangeStreamResponse, Status>>;
 
@@ -26,16 +25,6 @@ type Parts = BoxStream<'static, Result<RangeStreamResponse, Status>>;
 pub(crate) struct KvService(pub(crate) Arc<Serving>);
 
 impl KvService {
-    /// Replicates a command, by the name that its request may have, and reads the reply.
-    async fn apply(&self, id: Option<RequestId>, command: Bytes) -> Result<Reply, Status> {
-        let command = match id {
-            Some(id) => command::identified(&command, id),
-            None => command,
-        };
-        let reply = self.0.propose(command).await?;
-        Reply::decode(reply).map_err(refusal)
-    }
-
     fn fill(&self, header: &mut Option<ResponseHeader>) {
         self.0.fill(header.get_or_insert_default());
     }
@@ -52,14 +41,6 @@ fn at_leisure<T>(request: &RangeRequest, read: impl FnOnce() -> T) -> T {
         read()
     } else {
         tokio::task::block_in_place(read)
-    }
-}
-
-/// The reply to a command of another kind: the client named two requests alike, or an invariant of the state machine is broken.
-fn mismatched(id: Option<RequestId>) -> Status {
-    match id {
-        Some(id) => Status::invalid_argument(format!("{id} names a request of another kind")),
-        None => refusal(KvError::Malformed),
     }
 }
 
@@ -105,7 +86,7 @@ impl Kv for KvService {
         let id = request_id(request.metadata())?;
         let request = request.into_inner();
         validate_put(&request, &self.0.limits).map_err(refusal)?;
-        match self.apply(id, command::put(Revision::Next, &request)).await? {
+        match self.0.apply(id, command::put(Revision::Next, &request)).await? {
             Reply::Put(mut response) => {
                 self.0.metrics.puts.increment();
                 self.fill(&mut response.header);
@@ -123,7 +104,7 @@ impl Kv for KvService {
         let id = request_id(request.metadata())?;
         let request = request.into_inner();
         validate_delete_range(&request, &self.0.limits).map_err(refusal)?;
-        match self.apply(id, command::delete_range(Revision::Next, &request)).await? {
+        match self.0.apply(id, command::delete_range(Revision::Next, &request)).await? {
             Reply::DeleteRange(mut response) => {
                 self.0.metrics.deletes.increment();
                 self.fill(&mut response.header);
@@ -138,7 +119,7 @@ impl Kv for KvService {
         let id = request_id(request.metadata())?;
         let request = request.into_inner();
         validate_txn(&request, &self.0.limits).map_err(refusal)?;
-        let Reply::Txn(mut response) = self.apply(id, command::txn(Revision::Next, &request)).await? else {
+        let Reply::Txn(mut response) = self.0.apply(id, command::txn(Revision::Next, &request)).await? else {
             return Err(mismatched(id));
         };
         self.0.metrics.txns.increment();
@@ -153,7 +134,7 @@ impl Kv for KvService {
         self.0.admit(request.metadata(), false)?;
         let id = request_id(request.metadata())?;
         validate_compaction(request.get_ref(), &self.0.limits).map_err(refusal)?;
-        match self.apply(id, command::compaction(request.get_ref())).await? {
+        match self.0.apply(id, command::compaction(request.get_ref())).await? {
             Reply::Compaction(mut response) => {
                 self.fill(&mut response.header);
                 Ok(Response::new(response))

@@ -10,6 +10,9 @@ pub(crate) enum Server {
     Kv,
     Cluster,
     Maintenance,
+    Lease,
+    Lock,
+    Election,
     Health,
     /// Nobody yet: the answer is Unimplemented.
     Nobody,
@@ -33,7 +36,7 @@ const fn method(path: &'static str, server: Server, form: &'static str) -> Metho
     Method { path, server, form }
 }
 
-use Server::{Cluster, Health, Kv, Maintenance, Nobody};
+use Server::{Cluster, Election, Health, Kv, Lease, Lock, Maintenance, Nobody};
 
 /// All methods, the busiest first.
 pub(crate) static METHODS: [Method; 52] = [
@@ -59,11 +62,11 @@ pub(crate) static METHODS: [Method; 52] = [
     method("/grpc.health.v1.Health/Check", Health, UNARY),
     method("/grpc.health.v1.Health/Watch", Health, SERVER_STREAM),
     method("/etcdserverpb.Watch/Watch", Nobody, BIDI_STREAM),
-    method("/etcdserverpb.Lease/LeaseGrant", Nobody, UNARY),
-    method("/etcdserverpb.Lease/LeaseRevoke", Nobody, UNARY),
-    method("/etcdserverpb.Lease/LeaseKeepAlive", Nobody, BIDI_STREAM),
-    method("/etcdserverpb.Lease/LeaseTimeToLive", Nobody, UNARY),
-    method("/etcdserverpb.Lease/LeaseLeases", Nobody, UNARY),
+    method("/etcdserverpb.Lease/LeaseGrant", Lease, UNARY),
+    method("/etcdserverpb.Lease/LeaseRevoke", Lease, UNARY),
+    method("/etcdserverpb.Lease/LeaseKeepAlive", Lease, BIDI_STREAM),
+    method("/etcdserverpb.Lease/LeaseTimeToLive", Lease, UNARY),
+    method("/etcdserverpb.Lease/LeaseLeases", Lease, UNARY),
     method("/etcdserverpb.Auth/AuthEnable", Nobody, UNARY),
     method("/etcdserverpb.Auth/AuthDisable", Nobody, UNARY),
     method("/etcdserverpb.Auth/AuthStatus", Nobody, UNARY),
@@ -81,13 +84,13 @@ pub(crate) static METHODS: [Method; 52] = [
     method("/etcdserverpb.Auth/RoleDelete", Nobody, UNARY),
     method("/etcdserverpb.Auth/RoleGrantPermission", Nobody, UNARY),
     method("/etcdserverpb.Auth/RoleRevokePermission", Nobody, UNARY),
-    method("/v3lockpb.Lock/Lock", Nobody, UNARY),
-    method("/v3lockpb.Lock/Unlock", Nobody, UNARY),
-    method("/v3electionpb.Election/Campaign", Nobody, UNARY),
-    method("/v3electionpb.Election/Proclaim", Nobody, UNARY),
-    method("/v3electionpb.Election/Leader", Nobody, UNARY),
-    method("/v3electionpb.Election/Observe", Nobody, SERVER_STREAM),
-    method("/v3electionpb.Election/Resign", Nobody, UNARY),
+    method("/v3lockpb.Lock/Lock", Lock, UNARY),
+    method("/v3lockpb.Lock/Unlock", Lock, UNARY),
+    method("/v3electionpb.Election/Campaign", Election, UNARY),
+    method("/v3electionpb.Election/Proclaim", Election, UNARY),
+    method("/v3electionpb.Election/Leader", Election, UNARY),
+    method("/v3electionpb.Election/Observe", Election, SERVER_STREAM),
+    method("/v3electionpb.Election/Resign", Election, UNARY),
     method("/grpc.health.v1.Health/List", Nobody, UNARY),
 ];
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_api::errors::EtcdError;
 use conclave_api::etcdserverpb::{RangeRequest, ResponseHeader};
-use conclave_kv::{KvError, Limits, Reader, RequestId};
+use conclave_kv::{KvError, Limits, Reader, Reply, RequestId, command};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -41,10 +42,15 @@ pub(crate) struct Serving {
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) request_timeout: Duration,
+    /// The shortest time to live that a lease is granted, in seconds: one and a half election timeouts, as in etcd, so that a change of leader does not
+    /// outlast it.
+    pub(crate) lease_ttl_min_seconds: i64,
+    stopping: watch::Receiver<bool>,
 }
 
 impl Serving {
-    pub(crate) fn new(config: &Config, backend: Arc<dyn Backend>) -> Self {
+    pub(crate) fn new(config: &Config, backend: Arc<dyn Backend>, stopping: watch::Receiver<bool>) -> Self {
+        let lease_ttl_min = config.election_timeout * 3 / 2;
         Self {
             backend,
             metrics: Metrics::default(),
@@ -53,6 +59,9 @@ impl Serving {
                 request_bytes_max: config.max_request_bytes as usize,
             },
             request_timeout: config.request_timeout(),
+            lease_ttl_min_seconds: i64::try_from(lease_ttl_min.as_millis().div_ceil(1_000))
+                .unwrap_or(i64::MAX),
+            stopping,
         }
     }
 
@@ -108,6 +117,22 @@ impl Serving {
             }
             self.pause(deadline).await?;
         }
+    }
+
+    /// Replicates a command, by the name that its request may have, and reads the reply.
+    pub(crate) async fn apply(&self, id: Option<RequestId>, command: Bytes) -> Result<Reply, Status> {
+        let command = match id {
+            Some(id) => command::identified(&command, id),
+            None => command,
+        };
+        let reply = self.propose(command).await?;
+        Reply::decode(reply).map_err(refusal)
+    }
+
+    /// Returns once the node stops.
+    pub(crate) async fn stopped(&self) {
+        // An error says that the front is gone.
+        let _ = self.stopping.clone().wait_for(|stopping| *stopping).await.map(|_| ());
     }
 
     /// Waits until this member's store shows everything acknowledged before the call.
@@ -171,6 +196,14 @@ pub(crate) async fn check_read(serving: &Serving, serializable: bool) -> Result<
     serving.backend.reader().range(&request).map(drop)
 }
 
+/// The reply to a command of another kind: the client named two requests alike, or an invariant of the state machine is broken.
+pub(crate) fn mismatched(id: Option<RequestId>) -> Status {
+    match id {
+        Some(id) => Status::invalid_argument(format!("{id} names a request of another kind")),
+        None => refusal(KvError::Malformed),
+    }
+}
+
 /// What a client is told of an error of the store's.
 pub(crate) fn refusal(error: KvError) -> Status {
     match error {
@@ -179,6 +212,7 @@ pub(crate) fn refusal(error: KvError) -> Status {
         KvError::TooManyNodes | KvError::RequestTooOld => Status::failed_precondition(error.to_string()),
         // Sets it apart from all that leaves open whether the request was applied.
         KvError::AnswerNotKept { .. } => Status::already_exists(error.to_string()),
+        KvError::TooManyLeases => Status::resource_exhausted(error.to_string()),
         KvError::NodeTooLarge => Status::invalid_argument(error.to_string()),
         // Another attempt mints another revision.
         KvError::RevisionPassed => Status::unavailable(error.to_string()),

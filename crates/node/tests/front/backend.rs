@@ -7,11 +7,13 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use conclave_api::errors::EtcdError;
-use conclave_api::etcdserverpb::Member;
 use conclave_api::etcdserverpb::kv_client::KvClient;
-use conclave_consensus::{Ballot, Entry, GroupId, Kind, NodeId, ProposalId, Slot};
-use conclave_kv::{Machine, Options, Reader};
+use conclave_api::etcdserverpb::{LeaseRevokeRequest, Member};
+use conclave_consensus::{Ballot, Entry, GroupId, Kind, NodeId, ProposalId, Slot, Time};
+use conclave_kv::command::{self, Revision};
+use conclave_kv::{LeaseChange, LeaseObserver, Lessor, Machine, Options, Reader, Renewal};
 use conclave_node::Config;
+use conclave_node::awaited::{AwaitedKeys, KeyChanges};
 use conclave_node::backend::{
     Backend, BarrierError, BoxFuture, Change, ProposeError, RaftStatus, StorageStatus,
 };
@@ -30,6 +32,19 @@ pub(crate) enum Fault {
     Barrier(BarrierError),
     /// No answer, ever.
     Hang,
+    /// What renewals are answered.
+    Renew(EtcdError),
+}
+
+/// The deadlines of leases on a clock that moves when it is told to.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines(Mutex<(Time, Lessor)>);
+
+impl LeaseObserver for Deadlines {
+    fn leases_changed(&self, changes: &[LeaseChange]) {
+        let (now, lessor) = &mut *self.0.lock().unwrap();
+        changes.iter().for_each(|change| lessor.changed(*now, change));
+    }
 }
 
 pub(crate) struct Fake {
@@ -37,12 +52,20 @@ pub(crate) struct Fake {
     reader: Reader,
     pub(crate) raft: Mutex<RaftStatus>,
     faults: Mutex<VecDeque<Fault>>,
+    deadlines: Arc<Deadlines>,
+    awaited: Arc<AwaitedKeys>,
 }
 
 impl Fake {
     fn new() -> Self {
         let store = MemoryEngine::new().store(GroupId(1), 0).unwrap();
-        let (machine, reader) = Machine::open(store, Options::default()).unwrap();
+        let (deadlines, awaited) = (Arc::new(Deadlines::default()), Arc::new(AwaitedKeys::default()));
+        let options = Options {
+            lease_observer: Some(deadlines.clone()),
+            key_observer: Some(awaited.clone()),
+            ..Options::default()
+        };
+        let (machine, reader) = Machine::open(store, options).unwrap();
         let raft = RaftStatus {
             term: 3,
             leader: Some(0xa),
@@ -55,6 +78,20 @@ impl Fake {
             reader,
             raft: Mutex::new(raft),
             faults: Mutex::default(),
+            deadlines,
+            awaited,
+        }
+    }
+
+    /// Lets time go by for leases, and ends those that run out.
+    pub(crate) fn pass(&self, seconds: u64) {
+        let due = {
+            let (now, lessor) = &mut *self.deadlines.0.lock().unwrap();
+            *now = now.after(std::time::Duration::from_secs(seconds));
+            lessor.due(*now, usize::MAX)
+        };
+        if !due.is_empty() {
+            self.apply(command::expire_leases(Revision::Next, &due));
         }
     }
 
@@ -63,7 +100,16 @@ impl Fake {
     }
 
     pub(crate) fn has_faults(&self) -> bool {
-        !self.faults.lock().unwrap().is_empty()
+        self.faults_left() > 0
+    }
+
+    pub(crate) fn faults_left(&self) -> usize {
+        self.faults.lock().unwrap().len()
+    }
+
+    /// Ends a lease at once, whatever faults there are.
+    pub(crate) fn end_lease(&self, id: i64) {
+        self.apply(command::lease_revoke(Revision::Next, &LeaseRevokeRequest { id }));
     }
 
     fn fault(&self) -> Option<Fault> {
@@ -87,7 +133,7 @@ impl Backend for Fake {
             match self.fault() {
                 Some(Fault::Propose(error)) => Err(error),
                 Some(Fault::Hang) => std::future::pending().await,
-                Some(fault @ Fault::Barrier(_)) => panic!("{fault:?} met a proposal"),
+                Some(fault @ (Fault::Barrier(_) | Fault::Renew(_))) => panic!("{fault:?} met a proposal"),
                 None => Ok(self.apply(command)),
             }
         })
@@ -98,7 +144,7 @@ impl Backend for Fake {
             match self.fault() {
                 Some(Fault::Barrier(error)) => Err(error),
                 Some(Fault::Hang) => std::future::pending().await,
-                Some(fault @ Fault::Propose(_)) => panic!("{fault:?} met a barrier"),
+                Some(fault @ (Fault::Propose(_) | Fault::Renew(_))) => panic!("{fault:?} met a barrier"),
                 None => Ok(()),
             }
         })
@@ -126,6 +172,31 @@ impl Backend for Fake {
 
     fn move_leader(&self, _: u64) -> BoxFuture<'_, Result<(), EtcdError>> {
         Box::pin(async { Err(EtcdError::NotLeader) })
+    }
+
+    fn renew_lease(&self, id: i64) -> BoxFuture<'_, Result<Option<i64>, EtcdError>> {
+        Box::pin(async move {
+            if let Some(Fault::Renew(error)) = self.fault() {
+                return Err(error);
+            }
+            let (now, lessor) = &mut *self.deadlines.0.lock().unwrap();
+            match lessor.renew(*now, id) {
+                Renewal::Renewed { ttl_seconds } => Ok(Some(ttl_seconds)),
+                Renewal::Unknown => Ok(None),
+                Renewal::Later => panic!("nothing is under way"),
+            }
+        })
+    }
+
+    fn lease_left(&self, id: i64) -> BoxFuture<'_, Result<Option<i64>, EtcdError>> {
+        Box::pin(async move {
+            let (now, lessor) = &*self.deadlines.0.lock().unwrap();
+            Ok(lessor.left_seconds(*now, id))
+        })
+    }
+
+    fn key_changes(&self) -> &dyn KeyChanges {
+        &*self.awaited
     }
 
     fn storage(&self) -> StorageStatus {

@@ -5,7 +5,11 @@
 
 mod backend;
 mod connections;
+mod elections;
 mod grpc;
 mod http;
+mod kept;
+mod leases;
+mod locks;
 mod retries;
 mod unserved;

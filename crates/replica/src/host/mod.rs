@@ -244,6 +244,7 @@ impl Host {
                 let until = self.now.after(self.config.parked_for);
                 self.propose(group, batch, until);
             }
+            HostInput::ProposeIn { group, ballot, proposal } => self.propose_in(group, ballot, proposal),
             HostInput::ReadBarrier { group, id } => self.read_barrier(group, id),
             HostInput::Transfer { group, id, to } => self.transfer(group, id, to),
             HostInput::Reconfigure { group, id, changes } => self.reconfigure(group, id, changes),

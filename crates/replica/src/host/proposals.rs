@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use conclave_consensus::{
-    GroupId, Input, MembershipChange, NodeId, Outcome, Proposal, ProposalId, ReadError, ReadId, ReadMode,
-    StepError, Time,
+    Ballot, GroupId, Input, MembershipChange, NodeId, Outcome, Proposal, ProposalId, ReadError, ReadId,
+    ReadMode, StepError, Time,
 };
 use conclave_transport::Packet;
 
@@ -26,7 +26,7 @@ impl Host {
             return;
         };
         if leader == g.core.replica() {
-            if let Err(error) = self.propose_here(group, &batch) {
+            if let Err(error) = self.propose_here(group, &batch, None) {
                 match error {
                     StepError::NotLeader { .. } => self.park(group, batch, until),
                     StepError::TooLarge { .. } => self.fail_all(&batch, ProposeError::TooLarge),
@@ -44,14 +44,31 @@ impl Host {
         }
     }
 
+    /// What is not chosen in the ballot, since this node does not lead in it, is dropped.
+    pub(super) fn propose_in(&mut self, group: GroupId, ballot: Ballot, proposal: Proposal) {
+        let id = proposal.id;
+        let why = match self.propose_here(group, &[proposal], Some(ballot)) {
+            Ok(()) => return,
+            Err(StepError::NotLeader { .. }) => ProposeError::LeaderChanged,
+            Err(StepError::TooLarge { .. }) => ProposeError::TooLarge,
+            Err(_) => ProposeError::Busy,
+        };
+        self.fail(id, why);
+    }
+
     /// Proposals share their payloads, so handing the core a copy of the batch copies a few words for each.
-    fn propose_here(&mut self, group: GroupId, batch: &[Proposal]) -> Result<(), StepError> {
-        self.step_core(group, Input::Propose { batch: batch.to_vec(), only_in: None })
+    fn propose_here(
+        &mut self,
+        group: GroupId,
+        batch: &[Proposal],
+        only_in: Option<Ballot>,
+    ) -> Result<(), StepError> {
+        self.step_core(group, Input::Propose { batch: batch.to_vec(), only_in })
             .unwrap_or(Err(StepError::NotLeader { leader: None }))
     }
 
     pub(super) fn forwarded(&mut self, from: NodeId, group: GroupId, batch: Vec<Proposal>) {
-        let busy = match self.propose_here(group, &batch) {
+        let busy = match self.propose_here(group, &batch, None) {
             Ok(()) => return,
             Err(error) => !matches!(error, StepError::NotLeader { .. }),
         };

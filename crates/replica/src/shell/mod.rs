@@ -35,8 +35,8 @@ use std::{
 
 use bytes::Bytes;
 use conclave_consensus::{
-    Ballot, Config, Consensus, Epoch, GroupId, MembershipChange, NodeId, Proposal, ReplicaId, Slot,
-    SnapshotMeta, Status, Time,
+    Ballot, Config, Consensus, Epoch, GroupId, MembershipChange, NodeId, Proposal, ProposalId, ReplicaId,
+    Slot, SnapshotMeta, Status, Time,
 };
 use conclave_storage::{LogStore, StateMachine};
 use conclave_transport::{Inbound, Packet, Transport};
@@ -417,10 +417,28 @@ impl Handle {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, group: GroupId, payload: Bytes) -> Result<Bytes, ProposeError> {
+        self.submit(|id| HostInput::Propose { group, batch: vec![Proposal { id, payload }] }).await
+    }
+
+    /// Proposes a command that is of use only if this node leads in `ballot`: it is chosen in that ballot or, as
+    /// [`LeaderChanged`](ProposeError::LeaderChanged) says, not at all. Commands proposed so reach the log in the order of the calls' first polls.
+    /// Else as [`propose`](Self::propose).
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_in(
+        &self,
+        group: GroupId,
+        ballot: Ballot,
+        payload: Bytes,
+    ) -> Result<Bytes, ProposeError> {
+        self.submit(|id| HostInput::ProposeIn { group, ballot, proposal: Proposal { id, payload } }).await
+    }
+
+    async fn submit(&self, input: impl FnOnce(ProposalId) -> HostInput) -> Result<Bytes, ProposeError> {
         let place: Place<Result<Bytes, ProposeError>> =
             self.shared.waiters.wait().ok_or(ProposeError::Busy)?;
-        let batch = vec![Proposal { id: place.id, payload }];
-        match self.shared.inbox.offer(ShellInput::Host(HostInput::Propose { group, batch })) {
+        match self.shared.inbox.offer(ShellInput::Host(input(place.id))) {
             Ok(()) => place.answer().await.unwrap_or(Err(ProposeError::Stopped)),
             Err(Refused::Full) => Err(ProposeError::Busy),
             Err(Refused::Closed) => Err(ProposeError::Stopped),

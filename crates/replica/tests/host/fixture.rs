@@ -29,7 +29,10 @@ impl Consensus for FakeCore {
     fn step(&mut self, _: Time, input: Input) -> Result<(), StepError> {
         let mut script = self.0.lock();
         let name = match &input {
-            Input::Propose { batch, .. } => format!("propose {}", batch.len()),
+            Input::Propose { batch, only_in: None } => format!("propose {}", batch.len()),
+            Input::Propose { batch, only_in: Some(ballot) } => {
+                format!("propose {} in term {}", batch.len(), ballot.round)
+            }
             Input::Message(message) => format!("message from {}", message.from),
             Input::Peer { node, epoch, alive_until } => {
                 format!("peer {node} epoch {epoch} until {}", alive_until.0 / 1_000_000)

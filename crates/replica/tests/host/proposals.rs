@@ -31,6 +31,27 @@ fn proposals_go_to_the_leaders_node_and_only_once() {
 }
 
 #[test]
+fn what_is_of_use_in_one_ballot_alone_is_neither_forwarded_nor_parked() {
+    let ballot = Ballot::term(3);
+    let propose_in = || HostInput::ProposeIn { group: GROUP, ballot, proposal: proposal(10, 7) };
+    for leader in [Some(1), Some(2), None] {
+        let mut fixture = Fixture::led_by(leader);
+        // Whether this is the ballot is for the core to say, whoever the host takes for the leader.
+        assert!(fixture.step(Time(0), propose_in()).is_empty());
+        assert_eq!(fixture.steps().last().map(String::as_str), Some("propose 1 in term 3"));
+        for (refusal, expected) in [
+            (StepError::NotLeader { leader: Some(ReplicaId(2)) }, ProposeError::LeaderChanged),
+            (StepError::Busy, ProposeError::Busy),
+            (StepError::TooLarge { size_bytes: 2, size_bytes_max: 1 }, ProposeError::TooLarge),
+        ] {
+            fixture.script.lock().refuse = Some(refusal);
+            let effects = fixture.step(Time(0), propose_in());
+            assert_eq!((effects.len(), failures(&effects)), (1, vec![(7, expected)]));
+        }
+    }
+}
+
+#[test]
 fn a_refusal_tells_how_certain_it_is() {
     for (outcome, busy, expected) in [
         (Outcome::Dropped, true, ProposeError::Busy),

@@ -108,6 +108,9 @@ pub(crate) fn decode(action: &Action, reply: Bytes) -> Result<Answer, String> {
             answer(response.header, response.succeeded, found)
         }
         Reply::Registry => Err(format!("{action:?} was answered as a node's registration")),
+        Reply::LeaseGrant(_) | Reply::LeaseRevoke(_) | Reply::LeaseCheckpoint(_) => {
+            Err(format!("{action:?} was answered as something about leases"))
+        }
     }
 }
 
