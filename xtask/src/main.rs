@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_consensus;
 mod bench_hashring;
-mod bench_raft;
 mod bless;
 mod ci;
 mod cluster;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::command;
+use xtask::{command, engine::Engine};
 
 #[derive(Parser)]
 #[command(
@@ -62,6 +62,8 @@ enum Task {
     Bench(bench::Args),
     /// Measure the Raft core beside other Raft libraries, in one process.
     BenchRaft,
+    /// Measure the Multi-Paxos core beside another Multi-Paxos library, in one process.
+    BenchPaxos,
     /// Measure placement's lookups beside other hashing crates, in one process.
     BenchHashring,
     /// Feed every decoder with what a fuzzer thinks of (needs a nightly compiler and cargo-fuzz).
@@ -96,7 +98,8 @@ fn run(task: Task) -> Result<()> {
         Task::Mutants(args) => mutants::run(&args),
         Task::Peers => peers::run(),
         Task::Bench(args) => bench::run(&args),
-        Task::BenchRaft => bench_raft::run(),
+        Task::BenchRaft => bench_consensus::run(Engine::Raft),
+        Task::BenchPaxos => bench_consensus::run(Engine::Paxos),
         Task::BenchHashring => bench_hashring::run(),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Tidy => tidy::run(),
