@@ -255,8 +255,15 @@ impl Members {
         let members = if self.running.get().is_some() { members.collect() } else { Vec::new() };
         let blank = self.blank.load(Ordering::Acquire);
         let next_replica = configuration.next_replica.0;
-        let about =
-            wire::ClusterAbout { members, blank, next_replica, engine: self.engine.name().to_owned() };
+        let quorums = configuration.quorums.or(self.bootstrap.quorums);
+        let about = wire::ClusterAbout {
+            members,
+            blank,
+            next_replica,
+            engine: self.engine.name().to_owned(),
+            elect_quorum: quorums.map_or(0, |sizes| u32::from(sizes.elect)),
+            commit_quorum: quorums.map_or(0, |sizes| u32::from(sizes.commit)),
+        };
         about.encode_to_vec().into()
     }
 
