@@ -15,6 +15,7 @@ mod fuzz;
 mod mutants;
 mod peers;
 mod prove;
+mod recovery;
 mod sim;
 mod tidy;
 mod up;
@@ -66,6 +67,8 @@ enum Task {
     BenchPaxos,
     /// Measure placement's lookups beside other hashing crates, in one process.
     BenchHashring,
+    /// Lose links and leaders in the simulator, on both engines, and say how long writes stand still; draws docs/partitions.svg.
+    Recovery(recovery::Args),
     /// Feed every decoder with what a fuzzer thinks of (needs a nightly compiler and cargo-fuzz).
     Fuzz(fuzz::Args),
     /// Check what the compiler does not: forbidden edges, manifests, licences, leftovers.
@@ -101,6 +104,7 @@ fn run(task: Task) -> Result<()> {
         Task::BenchRaft => bench_consensus::run(Engine::Raft),
         Task::BenchPaxos => bench_consensus::run(Engine::Paxos),
         Task::BenchHashring => bench_hashring::run(),
+        Task::Recovery(args) => recovery::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Tidy => tidy::run(),
         Task::Ci => ci::run(),
