@@ -3,7 +3,7 @@
 //! A head is a protobuf message of at most [`HEAD_BYTES_MAX`] bytes. Fields may be added: a reader skips those that it does not
 //! know. `version` is the lowest version of reader that the sender believes can make sense of it.
 
-use conclave_consensus::{Ballot, Class, Config, Entry, Kind, Message, ReplicaId, Slot};
+use conclave_consensus::{Ballot, Class, Config, Entries, Entry, Kind, Message, ReplicaId, Slot};
 use prost::Message as _;
 
 /// Heads are a few dozen bytes; the rest is room for what later versions add.
@@ -289,7 +289,7 @@ pub(crate) fn message(
     to: ReplicaId,
     ballot: Ballot,
     body: Body,
-    entries: Vec<Entry>,
+    entries: impl Into<Entries>,
 ) -> Message {
     let class = body.class();
     let head = Head { version: VERSION, ballot: ballot.into(), body: Some(body) };
