@@ -58,6 +58,14 @@ pub struct Bootstrap {
     pub incarnation: u64,
 }
 
+impl Bootstrap {
+    /// The fewest members that can have decided anything together.
+    pub(crate) fn quorum_min(&self) -> usize {
+        let majority = self.members.len() / 2 + 1;
+        self.quorums.map_or(majority, |sizes| usize::from(sizes.elect.min(sizes.commit)))
+    }
+}
+
 /// Why no ids can be derived.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum IdentityError {
@@ -99,14 +107,6 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, IdentityError> {
         quorums: config.quorums,
         incarnation: new_incarnation(),
     })
-}
-
-impl Bootstrap {
-    /// The fewest members that can have decided anything together.
-    pub(crate) fn quorum_min(&self) -> usize {
-        let majority = self.members.len() / 2 + 1;
-        self.quorums.map_or(majority, |sizes| usize::from(sizes.elect.min(sizes.commit)))
-    }
 }
 
 /// An id for a member that is added to a running cluster: like etcd's, of its addresses, the token and the time, so that one who is

@@ -292,8 +292,20 @@ pub(crate) fn message(
     entries: impl Into<Entries>,
 ) -> Message {
     let class = body.class();
-    let head = Head { version: VERSION, ballot: ballot.into(), body: Some(body) };
-    Message { from, to, class, head: head.encode_to_vec()[..].into(), entries: entries.into() }
+    let head = written(&Head { version: VERSION, ballot: ballot.into(), body: Some(body) });
+    Message { from, to, class, head, entries: entries.into() }
+}
+
+/// A head's bytes; those of a short one, as most are, are written without memory of their own.
+fn written(head: &Head) -> conclave_consensus::Head {
+    let mut bytes = [0; 64];
+    let mut rest = &mut bytes[..];
+    let room = rest.len();
+    if head.encode(&mut rest).is_ok() {
+        let len = room - rest.len();
+        return bytes[..len].into();
+    }
+    head.encode_to_vec()[..].into()
 }
 
 /// Reads a head and judges everything that can be judged without the replica's state.
