@@ -230,8 +230,12 @@ impl Log {
         bytes_max: usize,
         shown: impl Fn(&Entry) -> Entry,
     ) -> Entries {
+        let Some((at, place)) = self.place(from) else { return Entries::default() };
         let count = self.extent(from, to, bytes_max);
-        self.unbroken(from).take(count).map(|(entry, _)| shown(entry)).collect()
+        match self.runs[at].entries.get(place..place + count) {
+            Some(came) => came.iter().map(shown).collect(),
+            None => self.unbroken(from).take(count).map(|(entry, _)| shown(entry)).collect(),
+        }
     }
 
     /// What the entries from `from` to `to`, both included and in memory, cost.
