@@ -34,6 +34,8 @@ pub struct Setup {
     pub proxied: bool,
     /// A bug put back, by name.
     pub mutant: Option<&'static str>,
+    /// What replicates the data, where a trial is about one engine alone.
+    pub engine: Option<Engine>,
     /// Further flags.
     pub flags: Vec<String>,
 }
@@ -98,7 +100,7 @@ impl Trial {
             environment.push(("CONCLAVE_MUTANT".to_owned(), mutant.to_owned()));
         }
         let program = program()?;
-        let engine = engine()?;
+        let engine = setup.engine.map_or_else(engine, Ok)?;
         println!("on {}", engine.name());
         let mut flags = setup.flags.clone();
         flags.push(engine.flag());

@@ -20,7 +20,7 @@ use conclave_tests::{
     solo::{Solo, Written},
     trial::{ELECTION, Setup, Trial, copy_dir, engine},
 };
-use xtask::server::Ports;
+use xtask::{engine::Engine, server::Ports};
 
 const CLIENTS: u32 = 16;
 
@@ -194,6 +194,51 @@ async fn logged(what: &str, log: impl Fn() -> String) -> Result<()> {
         pause(0.05).await;
     }
     Ok(())
+}
+
+/// All three elect and one alone writes, as the operator chose.
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_of_quorums_are_kept_and_bind_changes_of_members() -> Result<()> {
+    let flags = ["--elect-quorum=3", "--commit-quorum=1"].map(str::to_owned).to_vec();
+    let setup = Setup { engine: Some(Engine::Paxos), flags, ..Setup::default() };
+    let mut trial = Trial::start(&setup).await?;
+    let load = start_load(&trial, 8)?;
+    pause(1.0).await;
+    let leader = trial.leader().await?;
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let mut asked = ClusterClient::new(trial.channel(others[0], 10 * ELECTION)?);
+    let doubt =
+        "--elect-quorum and --commit-quorum of this cluster do not fit the number of voters it would have";
+    let add = MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:9".to_owned()], is_learner: false };
+    let refused = asked.member_add(add.clone()).await.unwrap_err();
+    ensure!(refused.message().ends_with(doubt), "three and one do not meet among four: {refused}");
+    let id = trial.member_id(others[1]).await?;
+    let refused = asked.member_remove(MemberRemoveRequest { id }).await.unwrap_err();
+    ensure!(refused.message().ends_with(doubt), "two cannot elect as three: {refused}");
+    // One that only learns counts in no quorum, and may vote as little.
+    let learner = asked.member_add(MemberAddRequest { is_learner: true, ..add }).await?.into_inner();
+    let id = learner.member.map(|member| member.id).unwrap_or_default();
+    asked.member_remove(MemberRemoveRequest { id }).await?;
+    for node in others {
+        trial.cluster.servers_mut()[node].kill()?;
+    }
+    for _ in 0..2 {
+        pause(2.0 * ELECTION.as_secs_f64()).await;
+        load.next_write(ELECTION).await?;
+    }
+    // Without it nobody is elected, for it may hold what nobody else does.
+    trial.cluster.servers_mut()[leader].kill()?;
+    for node in others {
+        trial.cluster.servers_mut()[node].restart()?;
+    }
+    pause(5.0 * ELECTION.as_secs_f64()).await;
+    for node in others {
+        ensure!(trial.status(node).await?.leader == 0, "two of three elected");
+    }
+    trial.restart_ended()?;
+    load.next_write(10 * ELECTION).await?;
+    pause(1.0).await;
+    trial.check(load).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,9 +52,9 @@ fn stages() -> Vec<Stage> {
             &["fmt", "--manifest-path", "tests/etcd-client/Cargo.toml", "--check"],
         ),
         Stage::cargo(
-            "fmt of benches/peers-raft",
+            "fmt of benches/peers-consensus",
             1,
-            &["fmt", "--manifest-path", "benches/peers-raft/Cargo.toml", "--check"],
+            &["fmt", "--manifest-path", "benches/peers-consensus/Cargo.toml", "--check"],
         ),
         Stage::cargo(
             "fmt of benches/peers-hashring",

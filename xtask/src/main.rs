@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_consensus;
 mod bench_hashring;
-mod bench_raft;
 mod bless;
 mod ci;
 mod cluster;
@@ -15,6 +15,7 @@ mod fuzz;
 mod mutants;
 mod peers;
 mod prove;
+mod recovery;
 mod sim;
 mod tidy;
 mod up;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::command;
+use xtask::{command, engine::Engine};
 
 #[derive(Parser)]
 #[command(
@@ -62,8 +63,12 @@ enum Task {
     Bench(bench::Args),
     /// Measure the Raft core beside other Raft libraries, in one process.
     BenchRaft,
+    /// Measure the Multi-Paxos core beside another Multi-Paxos library, in one process.
+    BenchPaxos,
     /// Measure placement's lookups beside other hashing crates, in one process.
     BenchHashring,
+    /// Lose links and leaders in the simulator, on both engines, and say how long writes stand still; draws docs/partitions.svg.
+    Recovery(recovery::Args),
     /// Feed every decoder with what a fuzzer thinks of (needs a nightly compiler and cargo-fuzz).
     Fuzz(fuzz::Args),
     /// Check what the compiler does not: forbidden edges, manifests, licences, leftovers.
@@ -96,8 +101,10 @@ fn run(task: Task) -> Result<()> {
         Task::Mutants(args) => mutants::run(&args),
         Task::Peers => peers::run(),
         Task::Bench(args) => bench::run(&args),
-        Task::BenchRaft => bench_raft::run(),
+        Task::BenchRaft => bench_consensus::run(Engine::Raft),
+        Task::BenchPaxos => bench_consensus::run(Engine::Paxos),
         Task::BenchHashring => bench_hashring::run(),
+        Task::Recovery(args) => recovery::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Tidy => tidy::run(),
         Task::Ci => ci::run(),

@@ -1,6 +1,6 @@
 //! The errors that etcd's servers answer with: clients tell them apart by code and exact text, so both are copied to the letter.
 //!
-//! The table is that of etcd 3.7's `rpctypes`.
+//! The table is that of etcd 3.7's `rpctypes`, and at its end what etcd has no word for.
 
 use std::{error, fmt};
 
@@ -127,6 +127,7 @@ errors! {
     NoInflightDowngrade = 61, FailedPrecondition, "etcdserver: no inflight downgrade job";
     Canceled = 62, Canceled, "etcdserver: request canceled";
     DeadlineExceeded = 63, DeadlineExceeded, "etcdserver: context deadline exceeded";
+    QuorumsDoNotFit = 64, FailedPrecondition, "etcdserver: re-configuration failed: --elect-quorum and --commit-quorum of this cluster do not fit the number of voters it would have";
 }
 
 impl EtcdError {

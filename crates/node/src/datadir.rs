@@ -14,6 +14,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use conclave_consensus::Quorums;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -119,6 +120,18 @@ pub enum DataDirError {
         /// The one that was asked for.
         configured: Engine,
     },
+    /// The directory's cluster has quorums of other sizes.
+    #[error(
+        "the data directory {} is of a cluster that was not founded with --elect-quorum={} and --commit-quorum={}: sizes of quorums count when a \
+         cluster is founded, leave them out",
+        .path.display(), .configured.elect, .configured.commit
+    )]
+    OtherQuorums {
+        /// The directory.
+        path: PathBuf,
+        /// The sizes that were asked for.
+        configured: Quorums,
+    },
     /// The directory belongs to another member of the cluster.
     #[error(
         "the data directory {} belongs to member {found:x} ({name:?}) of this cluster, not to member {expected:x}",
@@ -154,6 +167,11 @@ struct IdentityFile {
     founding: bool,
     #[serde(default)]
     replica: String,
+    #[serde(default)]
+    elect_quorum: u8,
+    /// Zero for a majority, as the other.
+    #[serde(default)]
+    commit_quorum: u8,
     #[serde(default)]
     incarnation: String,
     #[serde(default)]
@@ -327,6 +345,8 @@ impl IdentityFile {
             token: config.initial_cluster_token.clone(),
             founding: bootstrap.founding,
             replica: format!("{:x}", bootstrap.replica),
+            elect_quorum: bootstrap.quorums.map_or(0, |sizes| sizes.elect),
+            commit_quorum: bootstrap.quorums.map_or(0, |sizes| sizes.commit),
             incarnation: format!("{:x}", bootstrap.incarnation),
             members: bootstrap.members.iter().map(member).collect(),
         }
@@ -355,8 +375,14 @@ impl IdentityFile {
             members,
             founding: self.founding,
             replica: id(&self.replica)?,
+            quorums: self.quorums(),
             incarnation: id(&self.incarnation)?,
         })
+    }
+
+    fn quorums(&self) -> Option<Quorums> {
+        let (elect, commit) = (self.elect_quorum, self.commit_quorum);
+        (elect > 0 && commit > 0).then_some(Quorums { elect, commit })
     }
 
     fn compare(&self, path: &Path, found: &Bootstrap, config: &Config) -> Result<(), DataDirError> {
@@ -367,6 +393,11 @@ impl IdentityFile {
         if engine != config.engine {
             let (path, configured) = (path.to_owned(), config.engine);
             return Err(DataDirError::OtherEngine { path, found: engine, configured });
+        }
+        if let Some(configured) = config.quorums
+            && found.quorums != Some(configured)
+        {
+            return Err(DataDirError::OtherQuorums { path: path.to_owned(), configured });
         }
         if self.token == config.initial_cluster_token && self.name == config.name {
             return Ok(());
@@ -451,6 +482,23 @@ mod tests {
         let later = Config { initial_cluster: parse_members("m1=http://h:9").unwrap(), ..me };
         assert_eq!(standing(&path, &later).unwrap(), Some(bootstrap));
         drop(open(&path, &later).unwrap());
+    }
+
+    #[test]
+    fn sizes_of_quorums_are_those_of_the_founding() {
+        let root = tempfile::tempdir().unwrap();
+        let sizes = |elect, commit| Some(Quorums { elect, commit });
+        let me = Config { engine: Engine::Paxos, quorums: sizes(2, 1), ..config("m1", "t") };
+        drop(open(root.path(), &me).unwrap());
+        let later = Config { quorums: None, ..me.clone() };
+        assert_eq!(
+            standing(root.path(), &later).unwrap().unwrap().quorums,
+            sizes(2, 1),
+            "kept, not asked for again"
+        );
+        assert_eq!(standing(root.path(), &me).unwrap().unwrap().quorums, sizes(2, 1));
+        expect_test::expect!["the data directory DIR is of a cluster that was not founded with --elect-quorum=2 and --commit-quorum=2: sizes of quorums count when a cluster is founded, leave them out"]
+            .assert_eq(&refusal(root.path(), &Config { quorums: sizes(2, 2), ..me }));
     }
 
     #[test]

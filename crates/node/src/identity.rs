@@ -9,6 +9,8 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use conclave_consensus::Quorums;
+
 use crate::config::Config;
 use crate::config::url::Url;
 use crate::engine::Engine;
@@ -52,8 +54,18 @@ pub struct Bootstrap {
     pub founding: bool,
     /// Its replica of the data group.
     pub replica: u64,
+    /// Sizes of quorums with which the cluster was founded, or which it had when this member joined; `None` for majorities.
+    pub quorums: Option<Quorums>,
     /// Names its data directory: drawn when that is made. Never zero.
     pub incarnation: u64,
+}
+
+impl Bootstrap {
+    /// The fewest members that can have decided anything together.
+    pub(crate) fn quorum_min(&self) -> usize {
+        let majority = self.members.len() / 2 + 1;
+        self.quorums.map_or(majority, |sizes| usize::from(sizes.elect.min(sizes.commit)))
+    }
 }
 
 /// Why no ids can be derived.
@@ -87,12 +99,13 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, IdentityError> {
         .find(|peer| peer.name == config.name)
         .ok_or_else(|| IdentityError::NotAMember(config.name.clone()))?;
     let (member_id, replica) = (this.id, this.replica);
-    let cluster_id = cluster_id(&members, config.engine);
+    let cluster_id = cluster_id(&members, config.engine, config.quorums);
     Ok(Bootstrap {
         identity: Identity { cluster_id, member_id },
         members,
         founding: true,
         replica,
+        quorums: config.quorums,
         incarnation: new_incarnation(),
     })
 }
@@ -118,12 +131,13 @@ pub(crate) fn new_incarnation() -> u64 {
     std::hash::RandomState::new().build_hasher().finish().max(1)
 }
 
-/// etcd's, of the members' ids, for a cluster that runs on Raft. Members that were given different engines are of different clusters, so
-/// that they refuse each other from the first word.
-fn cluster_id(members: &[Peer], engine: Engine) -> u64 {
+/// etcd's, of the members' ids, for a cluster that runs on Raft. Members that were given different engines, or quorums of different sizes, are
+/// of different clusters, so that they refuse each other from the first word.
+fn cluster_id(members: &[Peer], engine: Engine, quorums: Option<Quorums>) -> u64 {
     let ids = members.iter().map(|peer| peer.id.to_be_bytes().to_vec());
     let other = (engine != Engine::Raft).then(|| engine.name().as_bytes().to_vec());
-    digest(ids.chain(other))
+    let sizes = quorums.map(|sizes| vec![sizes.elect, sizes.commit]);
+    digest(ids.chain(other).chain(sizes))
 }
 
 fn member_id(urls: &[Url], token: &str) -> u64 {
@@ -171,6 +185,21 @@ mod tests {
         assert_ne!(a.identity.member_id, b.identity.member_id);
         let other = bootstrap(&config("a", members, "u")).unwrap();
         assert_ne!(a.identity.cluster_id, other.identity.cluster_id);
+    }
+
+    #[test]
+    fn founders_that_were_given_other_quorums_are_of_another_cluster() {
+        let members = "a=http://h:1,b=http://h:2,c=http://h:3";
+        let founder = |name, elect, commit| {
+            let quorums = Some(Quorums { elect, commit });
+            bootstrap(&Config { engine: Engine::Paxos, quorums, ..config(name, members, "t") }).unwrap()
+        };
+        let majorities = bootstrap(&Config { engine: Engine::Paxos, ..config("a", members, "t") }).unwrap();
+        let (a, b, other) = (founder("a", 3, 1), founder("b", 3, 1), founder("c", 2, 2));
+        assert_eq!(a.identity.cluster_id, b.identity.cluster_id);
+        assert_ne!(a.identity.cluster_id, other.identity.cluster_id);
+        assert_ne!(a.identity.cluster_id, majorities.identity.cluster_id);
+        assert_eq!([&majorities, &a, &other].map(Bootstrap::quorum_min), [2, 1, 2]);
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub enum NodeError {
     /// Log and state do not fit together, or are another node's.
     #[error(transparent)]
     Boot(#[from] conclave_replica::BootError),
+    /// The data directory names sizes of quorums that do not fit the founders.
+    #[error("the identity file is damaged: {0}")]
+    Quorums(#[from] conclave_consensus::QuorumsError),
     /// The engine cannot start from them.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -216,8 +216,11 @@ pub(crate) async fn start(
     let engine = LsmEngine::open(data_dir.join("state"), &LsmOptions { cache_bytes: BLOCK_CACHE_BYTES })?;
     let state = engine.store(DATA, generation)?;
     // One that was added is told by its leader who belongs to the group.
-    let membership =
-        if bootstrap.founding { Membership::of_voters(replicas(bootstrap)) } else { Membership::default() };
+    let membership = if bootstrap.founding {
+        Membership::of_voters(replicas(bootstrap)).with_quorums(bootstrap.quorums)?
+    } else {
+        Membership::default()
+    };
     let checkpoint: Option<SnapshotMeta> = state.checkpoint().map(|checkpoint| checkpoint.meta);
     let leases = Leases::new(node, config);
     let awaited = Arc::new(AwaitedKeys::default());

@@ -11,7 +11,9 @@
 
 use std::collections::BTreeMap;
 
-use conclave_consensus::{Effect, Entry, LogReadId, LogSlice, ReplicaId, Slot, SlotRange, StepError, Time};
+use conclave_consensus::{
+    Effect, Entries, Entry, LogReadId, LogSlice, ReplicaId, Slot, SlotRange, StepError, Time,
+};
 
 use crate::{
     core::{Paxos, Role},
@@ -58,7 +60,7 @@ impl Paxos {
 
     pub(crate) fn on_ask(&mut self, from: ReplicaId, slot: Slot) {
         if slot < self.log.first() {
-            self.tell(from, self.floor(), Vec::new());
+            self.tell(from, self.floor(), Entries::default());
         } else if slot > self.chosen || slot >= self.log.cached_from() {
             let entries = self.log.run(slot, self.chosen, self.config.message_bytes_max);
             self.tell(from, Slot(0), entries);
@@ -71,7 +73,7 @@ impl Paxos {
         }
     }
 
-    fn tell(&mut self, to: ReplicaId, snapshot: Slot, entries: Vec<Entry>) {
+    fn tell(&mut self, to: ReplicaId, snapshot: Slot, entries: impl Into<Entries>) {
         let settled = self.members.settled();
         let tell = wire::Tell { chosen: self.chosen.0, snapshot: snapshot.0, settled };
         let message = wire::message(self.id, to, self.ballot(), Body::Tell(tell), entries);

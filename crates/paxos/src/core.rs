@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
 use conclave_consensus::{
-    Ballot, Boot, Config, ConfigError, Consensus, Effect, Entry, Input, Kind, LogReadId, Mark, Message,
-    Progress, ProposalId, Random, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
+    Ballot, Boot, Config, ConfigError, Consensus, Effect, Entries, Entry, Input, Kind, LogReadId, Mark,
+    Message, Progress, ProposalId, Random, ReplicaId, Slot, SnapshotMeta, Status, StepError, Time,
 };
 
 use crate::{
@@ -197,7 +197,7 @@ impl Paxos {
                 Config::decode(&entry.payload).map_err(|source| BootError::Membership { slot, source })?;
                 stops.insert(slot);
             }
-            log.put(entry, 0);
+            log.put(entry.into(), 0);
         }
         let mut persisted = applied;
         while log.get(persisted.next()).is_some() {
@@ -281,7 +281,7 @@ impl Paxos {
     }
 
     pub(crate) fn message(&self, to: ReplicaId, body: Body) -> Message {
-        wire::message(self.id, to, self.ballot(), body, Vec::new())
+        wire::message(self.id, to, self.ballot(), body, Entries::default())
     }
 
     pub(crate) fn next_log_read(&mut self) -> LogReadId {
@@ -306,28 +306,40 @@ impl Paxos {
         self.accept_entry(Entry { slot, ballot: self.ballot(), kind, id, payload });
     }
 
-    /// Accepts an entry at its slot, which is not known chosen: in memory and into the batch.
+    /// Accepts an entry at its slot, which is not known chosen.
     pub(crate) fn accept_entry(&mut self, entry: Entry) {
-        let slot = entry.slot;
-        if entry.kind == Kind::Config {
-            self.stops.insert(slot);
-        } else {
-            self.stops.remove(&slot);
+        self.accept(entry.into());
+    }
+
+    /// Accepts entries at successive slots, which are not known chosen: in memory and into the batch.
+    pub(crate) fn accept(&mut self, mut entries: Entries) {
+        while !entries.is_empty() {
+            match self.outbox.room_for(&entries, self.config.batch_bytes_max) {
+                0 => self.flush(),
+                count => self.accept_run(entries.split_to(count)),
+            }
         }
-        self.unchosen_bytes += entry.size_bytes();
-        if self.outbox.is_full_for(entry.size_bytes(), self.config.batch_bytes_max) {
-            self.flush();
+    }
+
+    fn accept_run(&mut self, entries: Entries) {
+        let Some(first) = entries.first().map(|entry| entry.slot) else { return };
+        for entry in &entries {
+            if entry.kind == Kind::Config {
+                self.stops.insert(entry.slot);
+            } else {
+                self.stops.remove(&entry.slot);
+            }
+            self.unchosen_bytes += entry.size_bytes();
         }
-        self.outbox.put(entry.clone());
-        let id = entry.id;
-        if let Some(before) = self.log.put(entry, self.outbox.sequence()) {
+        self.outbox.put(entries.clone());
+        for before in self.log.put(entries.clone(), self.outbox.sequence()) {
             self.unchosen_bytes -= before.size_bytes();
-            if before.id != id {
+            if entries[(before.slot.0 - first.0) as usize].id != before.id {
                 self.doubt(&before);
             }
         }
-        if slot <= self.persisted {
-            self.persisted = slot.before();
+        if first <= self.persisted {
+            self.persisted = first.before();
         }
     }
 
@@ -356,10 +368,7 @@ impl Paxos {
     }
 
     pub(crate) fn advance_persisted(&mut self) {
-        let durable = self.outbox.durable();
-        while self.log.is_durable(self.persisted.next(), durable) {
-            self.persisted = self.persisted.next();
-        }
+        self.persisted = self.log.durable_to(self.persisted.next(), self.outbox.durable());
     }
 
     fn on_tick(&mut self) {

@@ -8,7 +8,9 @@
 
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
-use conclave_consensus::{Ballot, Config, Effect, Entry, LogReadId, LogSlice, Slot, SlotRange, StepError};
+use conclave_consensus::{
+    Ballot, Config, Effect, Entries, Entry, LogReadId, LogSlice, Slot, SlotRange, StepError,
+};
 
 use crate::core::{Paxos, Role};
 
@@ -60,21 +62,20 @@ impl Paxos {
             self.outbox.push(Effect::ReadLog { id, range, bytes_max });
             return;
         }
-        let entries = self.log.run(from, upto, room);
+        let shown = |entry: &Entry| Entry { ballot: Ballot::default(), ..entry.clone() };
+        let entries = self.log.run_as(from, upto, room, shown);
         self.hand_out(entries);
     }
 
-    fn hand_out(&mut self, mut entries: Vec<Entry>) {
+    /// Entries that show no ballot.
+    fn hand_out(&mut self, entries: Entries) {
         let Some(last) = entries.last() else { return };
         self.delivered = last.slot;
         let bytes = entries.iter().map(Entry::size_bytes).sum();
         self.unapplied.push_back((last.slot, bytes));
         self.unapplied_bytes += bytes;
         self.settle(&entries);
-        for entry in &mut entries {
-            entry.ballot = Ballot::default();
-        }
-        self.outbox.push(Effect::Commit(entries.into()));
+        self.outbox.push(Effect::Commit(entries));
     }
 
     pub(crate) fn on_log_read(&mut self, id: LogReadId, result: LogSlice) -> Result<(), StepError> {
@@ -97,7 +98,8 @@ impl Paxos {
         }
         let upto = self.deliverable();
         entries.retain(|entry| entry.slot <= upto);
-        self.hand_out(entries);
+        entries.iter_mut().for_each(|entry| entry.ballot = Ballot::default());
+        self.hand_out(entries.into());
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
-use conclave_consensus::{Ballot, Effect, Entry, LogOp, Mark, Message, Time};
+use conclave_consensus::{Ballot, Effect, Entries, Entry, LogOp, Mark, Message, Time};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outbox {
@@ -73,19 +73,20 @@ impl Outbox {
         self.issued + 1
     }
 
-    /// Whether the batch has to be closed before an entry of that size.
-    pub(crate) fn is_full_for(&self, size_bytes: usize, batch_bytes_max: usize) -> bool {
-        self.bytes > 0 && self.bytes + size_bytes > batch_bytes_max
+    /// How many of the entries the batch has room for before it has to be closed; of a batch without any, one at least.
+    pub(crate) fn room_for(&self, entries: &[Entry], batch_bytes_max: usize) -> usize {
+        let mut bytes = self.bytes;
+        let fits = |entry: &&Entry| {
+            let is_first = bytes == 0;
+            bytes += entry.size_bytes();
+            is_first || bytes <= batch_bytes_max
+        };
+        entries.iter().take_while(fits).count()
     }
 
-    /// Makes room for as many operations.
-    pub(crate) fn reserve(&mut self, count: usize) {
-        self.ops.reserve(count);
-    }
-
-    pub(crate) fn put(&mut self, entry: Entry) {
-        self.bytes += entry.size_bytes();
-        self.ops.push(LogOp::Put(entry.into()));
+    pub(crate) fn put(&mut self, entries: Entries) {
+        self.bytes += entries.iter().map(Entry::size_bytes).sum::<usize>();
+        self.ops.push(LogOp::Put(entries));
     }
 
     pub(crate) fn writes_entries(&self) -> bool {

@@ -114,10 +114,12 @@ impl Paxos {
             return Err(StepError::Busy);
         }
         let from = self.log.last().next();
-        self.outbox.reserve(batch.len());
-        for proposal in batch {
-            self.append(Kind::Command, proposal.id, proposal.payload);
-        }
+        let ballot = self.ballot();
+        let entry = |(at, Proposal { id, payload })| {
+            let slot = Slot(from.0 + at as u64);
+            Entry { slot, ballot, kind: Kind::Command, id, payload }
+        };
+        self.accept(batch.into_iter().enumerate().map(entry).collect());
         if count > 0 {
             self.own.add(from, self.log.last());
         }

@@ -17,7 +17,9 @@
 
 #[cfg(feature = "mutants")]
 use conclave_consensus::Mutant;
-use conclave_consensus::{Effect, Entry, LogReadId, LogSlice, ReplicaId, Slot, SlotRange, StepError};
+use conclave_consensus::{
+    Effect, Entries, Entry, LogReadId, LogSlice, ReplicaId, Slot, SlotRange, StepError,
+};
 
 use crate::{
     core::{Paxos, Role},
@@ -67,14 +69,14 @@ impl Paxos {
         }
         let is_behind = peer.told < self.chosen && peer.next > self.log.last();
         if peer.mode == Mode::Replicate && (is_behind || peer.poke) {
-            self.send_accept(to, peer, Vec::new());
+            self.send_accept(to, peer, Entries::default());
         }
     }
 
-    fn send_accept(&mut self, to: ReplicaId, peer: &mut Peer, mut entries: Vec<Entry>) {
+    fn send_accept(&mut self, to: ReplicaId, peer: &mut Peer, mut entries: Entries) {
         let ballot = self.ballot();
-        for entry in &mut entries {
-            entry.ballot = ballot;
+        if entries.iter().any(|entry| entry.ballot != ballot) {
+            entries = entries.iter().map(|entry| Entry { ballot, ..entry.clone() }).collect();
         }
         if let Some(last) = entries.last().map(|entry| entry.slot) {
             peer.sent(last, entries.iter().map(Entry::size_bytes).sum());
@@ -112,30 +114,35 @@ impl Paxos {
         }
         let (messages_max, bytes_max) = (self.config.inflight_messages_max, self.config.inflight_bytes_max);
         if from == peer.next && peer.may_send(messages_max, bytes_max) {
-            self.send_accept(to, peer, entries);
+            self.send_accept(to, peer, entries.into());
         }
         Ok(())
     }
 
     /// The leader proposes: accepts what is not there yet, in whatever order it comes.
-    pub(crate) fn on_accept(&mut self, accept: Accept, entries: &[Entry]) {
+    pub(crate) fn on_accept(&mut self, accept: Accept, entries: &Entries) {
         if self.fetch.is_installing() {
             return; // The log is about to start anew; the leader will ask again.
         }
         let ballot = self.ballot();
         let run = entries.first().map(|entry| entry.slot);
         let mut end = Slot(0);
-        self.outbox.reserve(entries.len());
-        for entry in entries {
-            if entry.slot > self.chosen && self.log.ballot_at(entry.slot) != Some(ballot) {
-                if self.is_beyond_window(entry) {
-                    break;
-                }
-                end = entry.slot;
-                self.accept_entry(entry.clone());
+        // From where on entries are not here yet, and the bytes of these.
+        let (mut from, mut bytes) = (0, 0);
+        for (place, entry) in entries.iter().enumerate() {
+            if entry.slot <= self.chosen || self.log.ballot_at(entry.slot) == Some(ballot) {
+                self.accept(entries.slice(from..place));
+                (from, bytes) = (place + 1, 0);
+            } else if self.is_beyond_window(entry, bytes) {
+                break;
             } else {
-                end = entry.slot;
+                bytes += entry.size_bytes();
             }
+            end = entry.slot;
+        }
+        let until = run.map_or(0, |first| (end.next().0.saturating_sub(first.0)) as usize);
+        if from < until {
+            self.accept(entries.slice(from..until));
         }
         self.advance_received();
         if let Some(first) = run.filter(|first| *first <= end) {
@@ -147,19 +154,19 @@ impl Paxos {
         self.hear_settled(accept.settled);
     }
 
-    fn is_beyond_window(&self, entry: &Entry) -> bool {
+    /// Whether a follower does not take an entry yet, after so many bytes that it is about to take.
+    fn is_beyond_window(&self, entry: &Entry, taking: usize) -> bool {
         let slots_max = self.config.unchosen_entries_max.saturating_mul(WINDOW);
         let bytes_max = self.config.unchosen_bytes_max.saturating_mul(WINDOW as usize);
+        let unchosen_bytes = self.unchosen_bytes + taking;
         entry.slot.0 > self.received.0.saturating_add(slots_max)
-            || (self.unchosen_bytes > 0 && self.unchosen_bytes + entry.size_bytes() > bytes_max)
+            || (unchosen_bytes > 0 && unchosen_bytes + entry.size_bytes() > bytes_max)
     }
 
     pub(crate) fn advance_received(&mut self) {
         let ballot = self.ballot();
         self.received = self.received.max(self.chosen);
-        while self.log.ballot_at(self.received.next()) == Some(ballot) {
-            self.received = self.received.next();
-        }
+        self.received = self.log.accepted_to(self.received.next(), ballot);
     }
 
     fn note_acknowledgement(&mut self, first: Slot, last: Slot) {
@@ -301,7 +308,13 @@ impl Paxos {
             priority: u32::from(self.config.priority),
         };
         for to in leader.peers.keys() {
-            self.outbox.send(wire::message(self.id, *to, self.ballot(), Body::Beat(beat), Vec::new()));
+            self.outbox.send(wire::message(
+                self.id,
+                *to,
+                self.ballot(),
+                Body::Beat(beat),
+                Entries::default(),
+            ));
         }
     }
 

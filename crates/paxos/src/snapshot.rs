@@ -120,7 +120,7 @@ impl Paxos {
         let ballot = Ballot::default();
         if self.log.last() > slot {
             let (kind, id) = (Kind::Noop, ProposalId::NONE);
-            self.outbox.put(Entry { slot, ballot, kind, id, payload: Bytes::new() });
+            self.outbox.put(Entry { slot, ballot, kind, id, payload: Bytes::new() }.into());
         }
         ballot
     }

@@ -3,7 +3,7 @@
 //! A head is a protobuf message of at most [`HEAD_BYTES_MAX`] bytes. Fields may be added: a reader skips those that it does not
 //! know. `version` is the lowest version of reader that the sender believes can make sense of it.
 
-use conclave_consensus::{Ballot, Class, Config, Entry, Kind, Message, ReplicaId, Slot};
+use conclave_consensus::{Ballot, Class, Config, Entries, Entry, Kind, Message, ReplicaId, Slot};
 use prost::Message as _;
 
 /// Heads are a few dozen bytes; the rest is room for what later versions add.
@@ -289,11 +289,23 @@ pub(crate) fn message(
     to: ReplicaId,
     ballot: Ballot,
     body: Body,
-    entries: Vec<Entry>,
+    entries: impl Into<Entries>,
 ) -> Message {
     let class = body.class();
-    let head = Head { version: VERSION, ballot: ballot.into(), body: Some(body) };
-    Message { from, to, class, head: head.encode_to_vec()[..].into(), entries: entries.into() }
+    let head = written(&Head { version: VERSION, ballot: ballot.into(), body: Some(body) });
+    Message { from, to, class, head, entries: entries.into() }
+}
+
+/// A head's bytes; those of a short one, as most are, are written without memory of their own.
+fn written(head: &Head) -> conclave_consensus::Head {
+    let mut bytes = [0; 64];
+    let mut rest = &mut bytes[..];
+    let room = rest.len();
+    if head.encode(&mut rest).is_ok() {
+        let len = room - rest.len();
+        return bytes[..len].into();
+    }
+    head.encode_to_vec()[..].into()
 }
 
 /// Reads a head and judges everything that can be judged without the replica's state.

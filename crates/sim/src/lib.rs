@@ -36,6 +36,7 @@ pub mod history;
 pub mod model;
 pub mod net;
 pub mod options;
+pub mod recovery;
 pub mod rng;
 pub mod run;
 pub mod trace;

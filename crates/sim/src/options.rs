@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use conclave_consensus::Timing;
+use conclave_consensus::{Quorums, Timing};
 
 use crate::{
     clock::{MS, SECOND, SimTime},
@@ -178,6 +178,8 @@ pub struct Options {
     pub members: u64,
     /// How many of these, from the first on, have a vote; the others learn.
     pub voters: u64,
+    /// Sizes of the voters' quorums; `None` for majorities.
+    pub quorums: Option<Quorums>,
     /// The bound on the drift of clocks that leaders rely on to read under a lease; `None` if they keep none.
     pub lease_drift_ppm: Option<u32>,
     /// Whether groups sleep, and by what.
@@ -202,6 +204,25 @@ impl Options {
         self.network = NetworkOptions::healthy();
         self.faults = FaultOptions::none();
         self.node.stall_ppm = 0;
+    }
+
+    /// A cluster in good health, on good machines: nothing is drawn.
+    #[must_use]
+    pub fn steady(voters: u64) -> Self {
+        Self {
+            nodes: voters,
+            members: voters,
+            voters,
+            quorums: None,
+            lease_drift_ppm: None,
+            sleep: None,
+            duration: SECOND,
+            timing: Timing::default(),
+            network: NetworkOptions::healthy(),
+            faults: FaultOptions::none(),
+            node: NodeOptions::steady(),
+            load: LoadOptions::idle(),
+        }
     }
 
     /// Leaders keep leases and rely on this bound, while clocks drift by as much as they ever do.
@@ -237,6 +258,7 @@ impl Options {
             nodes,
             members: nodes,
             voters,
+            quorums: None,
             lease_drift_ppm: None,
             sleep: None,
             duration,
@@ -422,6 +444,28 @@ impl FaultOptions {
 }
 
 impl NodeOptions {
+    fn steady() -> Self {
+        Self {
+            sync: 2 * MS,
+            stall_ppm: 0,
+            stall: 0,
+            read: 100_000,
+            apply: 50_000,
+            checkpoint: 50 * MS,
+            checkpoint_entries: 10_000,
+            checkpoint_bytes: 1 << 20,
+            value_cache_bytes: 1 << 20,
+            trailing: 200,
+            trailing_for_live: 4_000,
+            segment_bytes: 256 << 10,
+            piece_bytes: 1 << 20,
+            inflight_messages_max: 256,
+            apply_window_entries: 16_384,
+            cache_kept_bytes: 1 << 20,
+            cache_bytes_max: 32 << 20,
+        }
+    }
+
     fn draw(rng: &mut Rng) -> Self {
         // Where disks are slower than links, much is known before it is durable.
         let sync =
@@ -449,6 +493,19 @@ impl NodeOptions {
 }
 
 impl LoadOptions {
+    fn idle() -> Self {
+        Self {
+            clients: 0,
+            think: SECOND,
+            patience: SECOND,
+            keys: 1,
+            keys_for: SECOND,
+            weights: [1; 6],
+            lull: 0,
+            lull_after: 0,
+        }
+    }
+
     fn draw(rng: &mut Rng) -> Self {
         let clients = rng.between(4, 12) as u32;
         Self {

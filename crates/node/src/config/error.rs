@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use conclave_consensus::QuorumsError;
 use thiserror::Error;
 
 use super::settings::Source;
@@ -138,6 +139,25 @@ pub enum ConfigError {
         /// The other flag.
         second: &'static str,
     },
+    /// One size of quorums without the other.
+    #[error("--{given} needs --{missing}: the two sizes are chosen together")]
+    QuorumAlone {
+        /// The flag that was set.
+        given: &'static str,
+        /// The other.
+        missing: &'static str,
+    },
+    /// Sizes of quorums for an engine that has none but majorities.
+    #[error("--elect-quorum and --commit-quorum need --engine=paxos: raft elects and commits by majorities")]
+    QuorumsOfRaft,
+    /// Sizes of quorums that need not meet, or that are larger than the cluster.
+    #[error("--elect-quorum and --commit-quorum do not fit the members of --initial-cluster: {0}")]
+    Quorums(#[source] QuorumsError),
+    /// Sizes of quorums at a member that joins a running cluster.
+    #[error(
+        "--elect-quorum and --commit-quorum are chosen when a cluster is founded: leave them out with --initial-cluster-state=existing"
+    )]
+    QuorumsOfExisting,
     /// A number outside its bounds.
     #[error("--{flag} must be between {least} and {most} (set to {value})")]
     OutOfBounds {

@@ -354,6 +354,21 @@ pub static FLAGS: &[Flag] = &[
         "What replicates the data, the same for all members and kept: 'raft', or 'paxos', which is still being proven.",
     ),
     served(
+        "elect-quorum",
+        Clustering,
+        Number,
+        "0",
+        "With --engine=paxos, so many members elect a leader; 0 for a majority. It and --commit-quorum must be more than all members together; \
+         both count when a cluster is founded, alike at all members, and are kept.",
+    ),
+    served(
+        "commit-quorum",
+        Clustering,
+        Number,
+        "0",
+        "With --engine=paxos, so many members make a write durable before it is answered; 0 for a majority. See --elect-quorum.",
+    ),
+    served(
         "initial-cluster",
         Clustering,
         Text,

@@ -17,6 +17,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use conclave_consensus::{MEMBERS_MAX, Quorums};
+
 use crate::engine::Engine;
 pub use error::ConfigError;
 pub use help::{API_VERSION, CLUSTER_VERSION, CONCLAVE_VERSION, help, version};
@@ -127,6 +129,8 @@ pub struct Config {
     pub initial_advertise_peer_urls: Vec<Url>,
     /// What replicates; the same for all members, and for good. Default: Raft.
     pub engine: Engine,
+    /// Sizes of quorums with which a cluster is founded; the same for all founders, and for good. With Multi-Paxos alone. Default: majorities.
+    pub quorums: Option<Quorums>,
     /// The members the cluster starts with. Default: this one alone.
     pub initial_cluster: Members,
     /// Default: new.
@@ -238,6 +242,7 @@ impl Config {
             advertise_client_urls: urls("advertise-client-urls")?,
             initial_advertise_peer_urls,
             engine,
+            quorums: quorums(settings)?,
             initial_cluster,
             initial_cluster_state,
             initial_cluster_token: text("initial-cluster-token").to_owned(),
@@ -285,7 +290,8 @@ impl Config {
             let (flag, least, most) = ("snapshot-serve-bytes-per-second", SNAPSHOT_SERVE_MIN, u64::MAX);
             return Err(ConfigError::OutOfBounds { flag, least, most, value });
         }
-        self.validate_members()
+        self.validate_members()?;
+        self.validate_quorums()
     }
 
     fn validate_listeners(&self) -> Result<(), ConfigError> {
@@ -355,6 +361,17 @@ impl Config {
         Ok(())
     }
 
+    fn validate_quorums(&self) -> Result<(), ConfigError> {
+        let Some(sizes) = self.quorums else { return Ok(()) };
+        if self.engine == Engine::Raft {
+            return Err(ConfigError::QuorumsOfRaft);
+        }
+        if self.initial_cluster_state == ClusterState::Existing {
+            return Err(ConfigError::QuorumsOfExisting);
+        }
+        sizes.check(self.initial_cluster.len()).map_err(ConfigError::Quorums)
+    }
+
     /// How long a request may wait for consensus: five seconds for the queue and the disk, and two election
     /// timeouts for a leader lost meanwhile. etcd's rule.
     #[must_use]
@@ -366,6 +383,21 @@ impl Config {
 /// The flag's value as a number; the table's kind has been checked when it was set.
 fn parse_kind<T: std::str::FromStr>(settings: &Settings, name: &'static str) -> Result<T, ConfigError> {
     settings.value(name).0.parse().map_err(|_| invalid(settings, name, "the number is out of range"))
+}
+
+/// Both sizes, or none: zero is a majority.
+fn quorums(settings: &Settings) -> Result<Option<Quorums>, ConfigError> {
+    let size = |flag| -> Result<u8, ConfigError> {
+        let size = bounded(settings, flag, 0, MEMBERS_MAX as u64)?;
+        Ok(u8::try_from(size).unwrap_or(u8::MAX))
+    };
+    let (elect_flag, commit_flag) = ("elect-quorum", "commit-quorum");
+    match (size(elect_flag)?, size(commit_flag)?) {
+        (0, 0) => Ok(None),
+        (_, 0) => Err(ConfigError::QuorumAlone { given: elect_flag, missing: commit_flag }),
+        (0, _) => Err(ConfigError::QuorumAlone { given: commit_flag, missing: elect_flag }),
+        (elect, commit) => Ok(Some(Quorums { elect, commit })),
+    }
 }
 
 fn bounded(settings: &Settings, flag: &'static str, least: u64, most: u64) -> Result<u32, ConfigError> {

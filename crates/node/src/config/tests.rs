@@ -164,6 +164,18 @@ fn lines_that_cannot_be_served() {
             &["--max-txn-ops=9999999999"],
             &["--snapshot-count=0"],
             &["--snapshot-serve-bytes-per-second=1048575"],
+            &["--elect-quorum=1", "--commit-quorum=1"],
+            &["--engine=paxos", "--commit-quorum=1"],
+            &["--engine=paxos", "--elect-quorum=1"],
+            &["--engine=paxos", "--elect-quorum=2", "--commit-quorum=1"],
+            &[
+                "--engine=paxos",
+                "--initial-cluster=default=http://localhost:2380,b=http://h:1,c=http://h:2,d=http://h:3,e=http://h:4",
+                "--elect-quorum=3",
+                "--commit-quorum=2",
+            ],
+            &["--engine=paxos", "--elect-quorum=65", "--commit-quorum=1"],
+            &["--engine=paxos", "--initial-cluster-state=existing", "--elect-quorum=1", "--commit-quorum=1"],
             &["--config-file=/nonexistent/conclave.yml"],
         ],
         expect![[r#"
@@ -191,6 +203,13 @@ fn lines_that_cannot_be_served() {
             1: --max-txn-ops must be between 1 and 1000000 (set to 9999999999)
             1: --snapshot-count must be between 1 and 18446744073709551615 (set to 0)
             1: --snapshot-serve-bytes-per-second must be between 1048576 and 18446744073709551615 (set to 1048575)
+            1: --elect-quorum and --commit-quorum need --engine=paxos: raft elects and commits by majorities
+            1: --commit-quorum needs --elect-quorum: the two sizes are chosen together
+            1: --elect-quorum needs --commit-quorum: the two sizes are chosen together
+            1: --elect-quorum and --commit-quorum do not fit the members of --initial-cluster: a quorum of 2 is no quorum of 1 voters
+            1: --elect-quorum and --commit-quorum do not fit the members of --initial-cluster: 3 of 5 voters that elect and 2 that commit need not meet: together they must be more than 5
+            1: --elect-quorum must be between 0 and 64 (set to 65)
+            1: --elect-quorum and --commit-quorum are chosen when a cluster is founded: leave them out with --initial-cluster-state=existing
             1: cannot read the configuration file /nonexistent/conclave.yml: No such file or directory (os error 2)
         "#]],
     );

@@ -92,6 +92,10 @@ impl Members {
         if add.learner && members.iter().filter(|member| member.is_learner).count() >= self.learners_max {
             return Err(EtcdError::TooManyLearners);
         }
+        if !add.learner {
+            // Found out before it is registered: it is to vote once it has caught up.
+            fits(&status.config, self.voters_to_be(&status.config) + 1)?;
+        }
         if self.strict {
             let voters: Vec<u64> = members.iter().filter(|m| !m.is_learner).map(|m| m.id).collect();
             if !add.learner && !self.enough_started_with_one_more(&voters) {
@@ -109,6 +113,9 @@ impl Members {
 
     async fn remove(&self, running: &Running, status: &Status, id: u64) -> Result<u64, EtcdError> {
         let replica = replica_of(&status.config, id).ok_or(EtcdError::MemberNotFound)?;
+        if status.config.voters.contains(&replica) {
+            fits(&status.config, status.config.voters.len() - 1)?;
+        }
         if self.strict && status.config.is_voter(replica) {
             let others = |r: &&ReplicaId| **r != replica;
             let left = status.config.voters.iter().filter(others).count();
@@ -120,7 +127,8 @@ impl Members {
                 .filter_map(|replica| status.config.nodes.get(replica))
                 .filter(|node| self.is_started(node.0))
                 .count();
-            if started < left / 2 + 1 {
+            let needed = quorum_max(&status.config, left);
+            if started < needed {
                 return Err(EtcdError::MemberNotEnoughStarted);
             }
             let active = |r: &ReplicaId| {
@@ -128,7 +136,7 @@ impl Members {
             };
             // One that is down already is safe to remove.
             let active_left = status.config.voters.iter().filter(others).filter(|r| active(r)).count();
-            if active(&replica) && active_left < left / 2 + 1 {
+            if active(&replica) && active_left < needed {
                 return Err(EtcdError::Unhealthy);
             }
         }
@@ -160,6 +168,15 @@ impl Members {
             tracing::debug!(member = format_args!("{id:x}"), %error, "a promoted member is registered as a learner");
         }
         Ok(id)
+    }
+
+    /// How many members vote, those included that are to once they have caught up.
+    fn voters_to_be(&self, configuration: &Membership) -> usize {
+        let nodes = self.to_be_voters();
+        let learns = |replica: &&ReplicaId| {
+            configuration.nodes.get(replica).is_some_and(|node| nodes.contains(&node.0))
+        };
+        configuration.voters.len() + configuration.learners.iter().filter(learns).count()
     }
 
     /// Whether most of the voters would be started if one more, which is not, were added. One alone may always get a second.
@@ -229,6 +246,19 @@ fn replica_of(configuration: &Membership, id: u64) -> Option<ReplicaId> {
     let of = configuration.nodes.iter().filter(|(_, node)| node.0 == id).map(|(replica, _)| *replica);
     of.into_iter()
         .find(|replica| configuration.voters.contains(replica) || configuration.learners.contains(replica))
+}
+
+/// Whether so many voters could go on with quorums of the sizes that are set.
+fn fits(configuration: &Membership, voters: usize) -> Result<(), EtcdError> {
+    let Some(Err(error)) = configuration.quorums.map(|sizes| sizes.check(voters)) else { return Ok(()) };
+    tracing::warn!(%error, "the change does not fit the sizes of the cluster's quorums");
+    Err(EtcdError::QuorumsDoNotFit)
+}
+
+/// So many of the voters it takes to elect a leader and to write.
+fn quorum_max(configuration: &Membership, voters: usize) -> usize {
+    let majority = voters / 2 + 1;
+    configuration.quorums.map_or(majority, |sizes| usize::from(sizes.elect.max(sizes.commit)))
 }
 
 /// Peer addresses in their one order and form.
@@ -304,9 +334,8 @@ pub(super) async fn reconfigure(running: &Running, change: MembershipChange) -> 
                 ChangeError::NoVoters => EtcdError::MemberNotEnoughStarted,
                 ChangeError::IdsExhausted | ChangeError::TooManyMembers => EtcdError::TooManyRequests,
                 ChangeError::Quorums(error) => {
-                    // etcd has no word for it.
-                    tracing::warn!(%error, "the change does not fit the sizes of the group's quorums");
-                    EtcdError::Unhealthy
+                    tracing::warn!(%error, "the change does not fit the sizes of the cluster's quorums");
+                    EtcdError::QuorumsDoNotFit
                 }
             },
         });

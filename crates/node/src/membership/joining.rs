@@ -140,6 +140,7 @@ fn among(config: &Config, cluster: &ClusterAbout, about: &About) -> Result<Boots
         members: members.collect(),
         founding: false,
         replica: this.replica,
+        quorums: cluster.quorums(),
         incarnation: new_incarnation(),
     })
 }
@@ -188,7 +189,9 @@ pub(crate) async fn wait_for_recognition(
     door: &dyn Doorkeeper,
 ) -> Result<(), Refusal> {
     let count = bootstrap.members.len();
-    let quorum = count / 2 + 1;
+    let quorum = bootstrap.quorum_min();
+    // With sizes of quorums that differ, each of either kind has one of so many.
+    let in_every_quorum = (count / 2 + 1).max(count - quorum + 1);
     let Identity { cluster_id, member_id } = bootstrap.identity;
     let (own, incarnation) = ((NodeId(member_id), ClusterId(cluster_id)), bootstrap.incarnation);
     let others = || bootstrap.members.iter().filter(|peer| peer.id != member_id);
@@ -218,7 +221,7 @@ pub(crate) async fn wait_for_recognition(
                 Ok(_) | Err(_) => silent.push(peer.name.as_str()),
             }
         }
-        if strangers > count - quorum || (bootstrap.founding && blank >= quorum) {
+        if strangers > count - quorum || (bootstrap.founding && blank >= in_every_quorum) {
             return Ok(());
         }
         if Instant::now() >= say_at {

@@ -279,11 +279,14 @@ impl Members {
         });
         // Before the group runs this member knows only what it started from, which may be long ago.
         let members = if self.running.get().is_some() { members.collect() } else { Vec::new() };
+        let quorums = configuration.quorums.or(self.bootstrap.quorums);
         let about = wire::ClusterAbout {
             members,
             blank: self.is_blank(),
             next_replica: configuration.next_replica.0,
             engine: self.engine.name().to_owned(),
+            elect_quorum: quorums.map_or(0, |sizes| u32::from(sizes.elect)),
+            commit_quorum: quorums.map_or(0, |sizes| u32::from(sizes.commit)),
         };
         about.encode_to_vec().into()
     }

@@ -1,6 +1,7 @@
 //! What members ask each other, and what one who is yet to join is told.
 
 use conclave_api::errors::EtcdError;
+use conclave_consensus::Quorums;
 
 /// A question of one member to another; without a change, who it is.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -100,6 +101,19 @@ pub(super) struct ClusterAbout {
     /// The name of the engine that the cluster runs on; empty is Raft.
     #[prost(string, tag = "4")]
     pub(super) engine: String,
+    /// Sizes of the cluster's quorums; zero for majorities.
+    #[prost(uint32, tag = "5")]
+    pub(super) elect_quorum: u32,
+    #[prost(uint32, tag = "6")]
+    pub(super) commit_quorum: u32,
+}
+
+impl ClusterAbout {
+    /// Sizes of the cluster's quorums.
+    pub(super) fn quorums(&self) -> Option<Quorums> {
+        let (elect, commit) = (u8::try_from(self.elect_quorum).ok()?, u8::try_from(self.commit_quorum).ok()?);
+        (elect > 0 && commit > 0).then_some(Quorums { elect, commit })
+    }
 }
 
 /// One of the members.

@@ -74,7 +74,7 @@ impl World {
         self.run_until(self.context.now + 2 * SECOND)
     }
 
-    pub(super) fn leader(&self) -> Option<u64> {
+    pub(crate) fn leader(&self) -> Option<u64> {
         let leads = |node: &super::Node| node.leads().map(|ballot| (ballot, node.id));
         self.nodes.iter().filter_map(leads).max().map(|(_, id)| id)
     }
@@ -84,11 +84,14 @@ impl World {
         u64::try_from((self.context.options.timing.election * count).as_nanos()).unwrap_or(SimTime::MAX)
     }
 
+    /// Whoever leads is to make this node the leader.
+    pub(crate) fn hand_over(&mut self, heir: u64) -> Result<(), Violation> {
+        self.nodes.iter_mut().try_for_each(|node| node.hand_over(&mut self.context, heir))
+    }
+
     fn drill_transfer(&mut self, others: &[u64]) -> Result<(), Violation> {
         let Some(heir) = others.first().copied() else { return Ok(()) };
-        for node in &mut self.nodes {
-            node.hand_over(&mut self.context, heir)?;
-        }
+        self.hand_over(heir)?;
         self.run_until(self.context.now + self.elections(2))?;
         match self.leader() {
             Some(leader) if leader == heir => Ok(()),
@@ -224,7 +227,7 @@ impl World {
         Err(Violation::new("liveness", format!("{when}: no answer in time to {unanswered:?}")))
     }
 
-    fn is_answered(&self, op: super::Op) -> bool {
+    pub(crate) fn is_answered(&self, op: super::Op) -> bool {
         self.context.history.get(op).is_some_and(|operation| operation.answer().is_some())
     }
 }

@@ -487,5 +487,6 @@ fn initial(options: &Options) -> SnapshotMeta {
     let replicas = (1..=options.members).map(ReplicaId);
     let mut config = Config::of_voters(replicas.map(|replica| (replica, NodeId(replica.0))));
     config.learners = config.voters.split_off(&ReplicaId(options.voters + 1));
+    config.quorums = options.quorums;
     SnapshotMeta { config, ..SnapshotMeta::default() }
 }

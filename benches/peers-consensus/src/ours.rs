@@ -1,4 +1,4 @@
-//! `conclave-raft`: three cores in a loop, each stepped with what arrived and drained once.
+//! Our cores: three of either engine in a loop, each stepped with what arrived and drained once.
 
 use std::{
     collections::VecDeque,
@@ -11,6 +11,7 @@ use conclave_consensus::{
     Boot, Config, Consensus, Effect, Entries, GroupId, Input, Kind, LogOp, Message, NodeId, Proposal,
     ProposalId, ReplicaId, Slot, SnapshotMeta, Time,
 };
+use conclave_paxos::{Paxos, PaxosConfig};
 use conclave_raft::{Raft, RaftConfig};
 use conclave_transport::{
     Packet,
@@ -24,8 +25,8 @@ const FRAME_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
 const ROOM_BYTES_MIN: usize = 4 << 10;
 
-struct Node {
-    core: Raft,
+struct Node<Core> {
+    core: Core,
     /// The runs that were written.
     log: VecDeque<Entries>,
     compacted: Slot,
@@ -37,17 +38,38 @@ struct Node {
     decoder: Decoder,
 }
 
-struct Cluster {
-    nodes: Vec<Node>,
+struct Cluster<Core> {
+    nodes: Vec<Node<Core>>,
     now: Time,
     encoded: bool,
     effects: Vec<Effect>,
     packets: Vec<Packet>,
 }
 
-fn node(id: u64) -> Result<Node> {
+/// Entries of one message, in bytes.
+const MESSAGE_BYTES_MAX: usize = (PAYLOAD_BYTES + 64) * BATCH_MAX as usize;
+
+fn raft(boot: Boot) -> Result<Raft> {
+    let config = RaftConfig {
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        compaction_margin_entries: LOG_KEPT,
+        ..RaftConfig::default()
+    };
+    Ok(Raft::new(boot, config)?)
+}
+
+fn paxos(boot: Boot) -> Result<Paxos> {
+    let config = PaxosConfig {
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        compaction_margin_entries: LOG_KEPT,
+        ..PaxosConfig::default()
+    };
+    Ok(Paxos::new(boot, config)?)
+}
+
+fn boot(id: u64) -> Boot {
     let config = Config::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id))));
-    let boot = Boot {
+    Boot {
         replica: ReplicaId(id),
         meta: Bytes::new(),
         state: SnapshotMeta { config, ..SnapshotMeta::default() },
@@ -55,26 +77,25 @@ fn node(id: u64) -> Result<Node> {
         first: Slot(1),
         now: Time(0),
         seed: id,
-    };
-    let entry_bytes = PAYLOAD_BYTES + 64;
-    let config = RaftConfig {
-        message_bytes_max: entry_bytes * BATCH_MAX as usize,
-        compaction_margin_entries: LOG_KEPT,
-        ..RaftConfig::default()
-    };
-    Ok(Node {
-        core: Raft::new(boot, config)?,
-        log: VecDeque::new(),
-        compacted: Slot(0),
-        applied: Applied::default(),
-        inbox: VecDeque::new(),
-        sent: Encoder::new(),
-        bytes: BytesMut::new(),
-        decoder: Decoder::new(FRAME_BYTES_MAX),
-    })
+    }
 }
 
-impl Cluster {
+impl<Core: Consensus> Node<Core> {
+    fn of(core: Core) -> Self {
+        Self {
+            core,
+            log: VecDeque::new(),
+            compacted: Slot(0),
+            applied: Applied::default(),
+            inbox: VecDeque::new(),
+            sent: Encoder::new(),
+            bytes: BytesMut::new(),
+            decoder: Decoder::new(FRAME_BYTES_MAX),
+        }
+    }
+}
+
+impl<Core: Consensus> Cluster<Core> {
     fn send(&mut self, message: Message) -> Result<()> {
         let to = &mut self.nodes[message.to.0 as usize - 1];
         if self.encoded {
@@ -171,12 +192,15 @@ impl Cluster {
     }
 
     fn elect(&mut self) -> Result<()> {
-        self.now = self.nodes[0].core.next_deadline().context("a follower waits for something")?;
-        self.nodes[0].core.step(self.now, Input::Tick)?;
         while !self.nodes[0].core.status().serving {
-            for at in 0..3 {
-                self.receive(at)?;
-                self.settle(at)?;
+            self.now = self.nodes[0].core.next_deadline().context("a follower waits for something")?;
+            self.nodes[0].core.step(self.now, Input::Tick)?;
+            // Enough for either engine's questions and answers.
+            for _ in 0..10 {
+                for at in 0..3 {
+                    self.receive(at)?;
+                    self.settle(at)?;
+                }
             }
         }
         Ok(())
@@ -207,10 +231,19 @@ impl Cluster {
     }
 }
 
-/// How long the load takes.
-pub(crate) fn run(load: &Load) -> Result<Duration> {
+/// How long the load takes on Raft.
+pub(crate) fn run_raft(load: &Load) -> Result<Duration> {
+    run(load, raft)
+}
+
+/// How long the load takes on Multi-Paxos.
+pub(crate) fn run_paxos(load: &Load) -> Result<Duration> {
+    run(load, paxos)
+}
+
+fn run<Core: Consensus>(load: &Load, core: fn(Boot) -> Result<Core>) -> Result<Duration> {
     let mut cluster = Cluster {
-        nodes: (1..=3).map(node).collect::<Result<_>>()?,
+        nodes: (1..=3).map(|id| core(boot(id)).map(Node::of)).collect::<Result<_>>()?,
         now: Time(0),
         encoded: load.encoded,
         effects: Vec::new(),
