@@ -47,10 +47,12 @@
 
 #![forbid(unsafe_code)]
 
+mod changes;
 mod checkpoint;
 pub mod command;
 mod hash;
 mod head;
+mod history;
 mod interval;
 mod keymap;
 mod layout;
@@ -65,7 +67,9 @@ mod snapshot;
 mod state;
 mod txn;
 pub mod validate;
+pub mod watch;
 
+pub use changes::{Changes, HistoryError, RevisionObserver};
 pub use command::{KvError, Reply};
 pub use conclave_api::conclave::kv::v1::RegisteredNode;
 pub use machine::{Machine, OpenError, Options};

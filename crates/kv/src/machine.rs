@@ -13,6 +13,7 @@ use conclave_storage::{Job, Replies, SnapshotSink, SnapshotSource, StateError, S
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::{
+    changes::Observers,
     checkpoint::CheckpointJob,
     command::{self, Decoded, KvError, Reply, Revision},
     outcomes::{ANSWER_BYTES_MAX, Outcomes, Past},
@@ -77,7 +78,12 @@ impl Machine {
         let outcomes = Outcomes::load(&*view)?;
         drop(view);
         let applied = store.checkpoint().map_or(Slot(0), |checkpoint| checkpoint.meta.slot);
-        let shared = Arc::new(Shared { state: RwLock::new(state), store, engine_reads: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            state: RwLock::new(state),
+            store,
+            engine_reads: AtomicU64::new(0),
+            observers: Observers::default(),
+        });
         let reader = Reader { shared: shared.clone() };
         Ok((Self { shared, options, outcomes, applied }, reader))
     }
@@ -227,7 +233,7 @@ impl StateMachine for Machine {
     fn apply(&mut self, entries: &[Entry], waits: &dyn Fn(ProposalId) -> bool, replies: &mut Replies) {
         for slice in entries.chunks(SLICE_ENTRIES) {
             let mut state = self.shared.state.write();
-            let nodes_version = state.registry.version;
+            let (nodes_version, top) = (state.registry.version, state.top);
             for entry in slice {
                 if entry.slot <= self.applied {
                     continue;
@@ -263,9 +269,13 @@ impl StateMachine for Machine {
             }
             state.evict();
             let nodes_changed = state.registry.version != nodes_version;
+            let advanced = state.top != top;
             drop(state);
             if nodes_changed {
                 self.tell();
+            }
+            if advanced {
+                self.shared.observers.tell();
             }
         }
     }
@@ -330,6 +340,7 @@ impl StateMachine for Machine {
         if nodes_changed {
             self.tell();
         }
+        self.shared.observers.tell();
         Ok(())
     }
 }

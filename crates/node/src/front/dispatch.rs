@@ -24,7 +24,7 @@ use super::endpoints::Endpoints;
 use crate::backend::Backend;
 use crate::config::{Config, REQUEST_OVERHEAD_BYTES};
 use crate::service::methods::{self, Calls, METHODS, Server};
-use crate::service::{ClusterService, HealthService, KvService, MaintenanceService, Serving};
+use crate::service::{ClusterService, HealthService, KvService, MaintenanceService, Serving, WatchService};
 
 /// Answers requests; a clone costs two reference counts.
 #[derive(Clone)]
@@ -40,6 +40,7 @@ struct Servers {
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
     health: HealthServer<HealthService>,
+    watch: WatchService,
     endpoints: Endpoints,
     message_bytes_max: usize,
 }
@@ -60,6 +61,7 @@ impl Dispatch {
             kv: KvServer::new(KvService(serving.clone())).max_decoding_message_size(message_bytes_max),
             cluster: ClusterServer::new(ClusterService(serving.clone())),
             maintenance: MaintenanceServer::new(MaintenanceService(serving.clone())),
+            watch: WatchService::new(serving.clone(), stopping.clone(), message_bytes_max),
             health: HealthServer::new(HealthService::new(stopping)),
             endpoints: Endpoints::new(serving.clone(), calls.clone()),
             serving,
@@ -90,6 +92,7 @@ impl Dispatch {
             Server::Cluster => servers.cluster.clone().call(request),
             Server::Maintenance => servers.maintenance.clone().call(request),
             Server::Health => servers.health.clone().call(request),
+            Server::Watch => servers.watch.call(request),
             Server::Nobody => {
                 let what = METHODS[method].path.trim_start_matches('/').replace('/', ".");
                 servers.calls.handled(method, Code::Unimplemented as usize);

@@ -15,6 +15,7 @@ pub(super) fn text(serving: &Serving, calls: &Calls, checks: &[CheckCounts; CHEC
     health(&mut out, serving, checks);
     disk(&mut out, serving, &backend);
     store(&mut out, serving, &backend);
+    watches(&mut out, serving);
     network(&mut out, serving, &backend);
     calls.expose(&mut out);
     process(&mut out);
@@ -182,6 +183,27 @@ fn store(out: &mut Exposition, serving: &Serving, backend: &BackendMetrics) {
         "etcd_debugging_mvcc_compact_revision",
         "The revision of the last compaction in store.",
         reader.compact_revision(),
+    );
+}
+
+fn watches(out: &mut Exposition, serving: &Serving) {
+    let stats = serving.watches.stats();
+    out.gauge("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", stats.streams);
+    out.gauge("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", stats.watches);
+    out.gauge(
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "Total number of unsynced slow watchers.",
+        stats.behind,
+    );
+    out.gauge(
+        "etcd_debugging_mvcc_pending_events_total",
+        "Total number of pending events to be sent.",
+        stats.pending_events,
+    );
+    out.counter(
+        "etcd_debugging_mvcc_events_total",
+        "Total number of events sent by this member.",
+        stats.events,
     );
 }
 

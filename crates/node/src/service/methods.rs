@@ -11,6 +11,7 @@ pub(crate) enum Server {
     Cluster,
     Maintenance,
     Health,
+    Watch,
     /// Nobody yet: the answer is Unimplemented.
     Nobody,
 }
@@ -33,7 +34,7 @@ const fn method(path: &'static str, server: Server, form: &'static str) -> Metho
     Method { path, server, form }
 }
 
-use Server::{Cluster, Health, Kv, Maintenance, Nobody};
+use Server::{Cluster, Health, Kv, Maintenance, Nobody, Watch};
 
 /// All methods, the busiest first.
 pub(crate) static METHODS: [Method; 52] = [
@@ -58,7 +59,7 @@ pub(crate) static METHODS: [Method; 52] = [
     method("/etcdserverpb.Maintenance/Downgrade", Nobody, UNARY),
     method("/grpc.health.v1.Health/Check", Health, UNARY),
     method("/grpc.health.v1.Health/Watch", Health, SERVER_STREAM),
-    method("/etcdserverpb.Watch/Watch", Nobody, BIDI_STREAM),
+    method("/etcdserverpb.Watch/Watch", Watch, BIDI_STREAM),
     method("/etcdserverpb.Lease/LeaseGrant", Nobody, UNARY),
     method("/etcdserverpb.Lease/LeaseRevoke", Nobody, UNARY),
     method("/etcdserverpb.Lease/LeaseKeepAlive", Nobody, BIDI_STREAM),

@@ -6,9 +6,11 @@ mod kv;
 mod maintenance;
 pub(crate) mod methods;
 mod serving;
+mod watch;
 
 pub(crate) use cluster::ClusterService;
 pub(crate) use health::HealthService;
 pub(crate) use kv::KvService;
 pub(crate) use maintenance::MaintenanceService;
 pub(crate) use serving::{Serving, check_read};
+pub(crate) use watch::{WatchService, Watches};

@@ -15,6 +15,7 @@ use tonic::metadata::MetadataMap;
 use crate::backend::{Backend, BarrierError, ProposeError};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::service::Watches;
 
 /// How long a request that certainly had no effect waits before it is tried again: a tenth of the shortest useful
 /// election timeout, so that the first leader elected finds it soon.
@@ -41,11 +42,13 @@ pub(crate) struct Serving {
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) request_timeout: Duration,
+    pub(crate) watches: Watches,
 }
 
 impl Serving {
     pub(crate) fn new(config: &Config, backend: Arc<dyn Backend>) -> Self {
         Self {
+            watches: Watches::new(config, Arc::clone(&backend)),
             backend,
             metrics: Metrics::default(),
             limits: Limits {
@@ -56,10 +59,15 @@ impl Serving {
         }
     }
 
+    /// Whether the client wants no answer from a member without a leader.
+    pub(crate) fn demands_leader(metadata: &MetadataMap) -> bool {
+        metadata.get("hasleader").is_some_and(|value| value == "true")
+    }
+
     /// Refuses a request that this member cannot serve now: a learner serves only what is `local`; a client that
     /// demands a leader gets none without.
     pub(crate) fn admit(&self, metadata: &MetadataMap, local: bool) -> Result<(), Status> {
-        let demands_leader = metadata.get("hasleader").is_some_and(|value| value == "true");
+        let demands_leader = Self::demands_leader(metadata);
         if local && !demands_leader {
             return Ok(());
         }

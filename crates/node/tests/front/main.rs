@@ -9,3 +9,4 @@ mod grpc;
 mod http;
 mod retries;
 mod unserved;
+mod watch;

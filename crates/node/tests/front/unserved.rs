@@ -3,10 +3,8 @@
 use conclave_api::etcdserverpb::auth_client::AuthClient;
 use conclave_api::etcdserverpb::lease_client::LeaseClient;
 use conclave_api::etcdserverpb::maintenance_client::MaintenanceClient;
-use conclave_api::etcdserverpb::watch_client::WatchClient;
 use conclave_api::etcdserverpb::{
     AuthEnableRequest, DefragmentRequest, LeaseGrantRequest, LeaseKeepAliveRequest, SnapshotRequest,
-    WatchRequest,
 };
 use conclave_api::v3electionpb::LeaderRequest;
 use conclave_api::v3electionpb::election_client::ElectionClient;
@@ -21,10 +19,8 @@ use crate::backend::{Running, lines, start, told};
 async fn every_missing_service_says_so() {
     let running = start(|_| {});
     let channel = || running.channel();
-    let requests = futures::stream::pending::<WatchRequest>();
     let keep_alives = futures::stream::pending::<LeaseKeepAliveRequest>();
     let told_of = [
-        told(WatchClient::new(channel()).watch(requests).await),
         told(LeaseClient::new(channel()).lease_grant(LeaseGrantRequest::default()).await),
         told(LeaseClient::new(channel()).lease_keep_alive(keep_alives).await),
         told(AuthClient::new(channel()).auth_enable(AuthEnableRequest::default()).await),
@@ -36,7 +32,6 @@ async fn every_missing_service_says_so() {
         told(call(&running, "/other.Service/Method").await),
     ];
     expect![[r#"
-        Unimplemented: etcdserverpb.Watch.Watch is known to etcd but not served by conclave yet
         Unimplemented: etcdserverpb.Lease.LeaseGrant is known to etcd but not served by conclave yet
         Unimplemented: etcdserverpb.Lease.LeaseKeepAlive is known to etcd but not served by conclave yet
         Unimplemented: etcdserverpb.Auth.AuthEnable is known to etcd but not served by conclave yet
