@@ -24,7 +24,7 @@ use crate::{head::HeadEntry, keymap::common_bytes, layout::damaged};
 /// The first byte of every block's key.
 pub(crate) const HISTORY: u8 = b'h';
 /// A block is closed once it is this long.
-const BLOCK_BYTES: usize = 8 << 10;
+const BLOCK_BYTES: usize = 1 << 10;
 /// The most blocks that one checkpoint removes.
 const REMOVED_MAX: usize = 16 << 10;
 /// What a name costs in memory beside its key.
@@ -206,11 +206,12 @@ pub(crate) fn superfluous(
     from: i64,
     compacted: i64,
 ) -> Result<(Vec<Bytes>, i64), StateError> {
-    let (first, end) = (block_key(from, 0), block_key(compacted, 1));
     let mut removed = Vec::new();
-    if first >= end {
+    // Never compacted is a number below all revisions, and would be above them all in a key.
+    if compacted <= from.max(0) {
         return Ok((removed, from));
     }
+    let (first, end) = (block_key(from, 0), block_key(compacted, 1));
     let mut last: Option<(Bytes, i64)> = None;
     for pair in store.scan(Bound::Included(&first), Bound::Excluded(&end), false) {
         let (key, _) = pair?;
@@ -352,16 +353,17 @@ mod tests {
     #[test]
     fn what_is_superfluous_names_nothing_that_can_still_be_read() {
         let entries = entries();
-        for compacted in [1, 2, 3, 600, 601, 2000, 4001, 4002] {
+        for compacted in [-1, 0, 1, 2, 3, 600, 601, 2000, 4001, 4002] {
             let store = store_of(&entries);
-            let (removed, left) = superfluous(&*store, 1, compacted).unwrap();
-            assert!(left <= compacted.max(1), "{left}");
+            let (removed, left) = superfluous(&*store, 0, compacted).unwrap();
+            assert!(left <= compacted.max(0), "{left}");
             let checkpoint =
                 Checkpoint { meta: conclave_consensus::SnapshotMeta::default(), record: Bytes::new() };
             store.ingest(checkpoint, &mut removed.iter().map(|key| (key.clone(), None))).unwrap();
             let expected: Vec<Name> =
                 entries.iter().map(name).filter(|name| name.revision >= compacted).collect();
-            assert_eq!(names(&*store, compacted, 4002, usize::MAX).unwrap().0, expected, "{compacted}");
+            let found = names(&*store, compacted.max(0), 4002, usize::MAX).unwrap().0;
+            assert_eq!(found, expected, "{compacted}");
             assert!(compacted < 600 || !removed.is_empty());
         }
     }

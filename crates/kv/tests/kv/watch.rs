@@ -609,3 +609,65 @@ fn a_store_of_an_older_layout_can_be_watched_from_where_it_was_opened() {
     let told: Vec<_> = std::iter::from_fn(|| hub.take(stream)).map(|frame| short(&frame)).collect();
     assert_eq!(told, ["0 at 3: Created", "0 at 3: Compacted(4)", "1 at 3: Created", "1 at 4: a=4@4"]);
 }
+
+#[test]
+fn without_a_compaction_the_whole_history_stays_over_checkpoints_and_boots() {
+    let mut plain = Plain::new(Options::default());
+    for at in 0..2000 {
+        plain.replica.set(&format!("key/{:04}", at % 700), &format!("{at}"));
+        if at % 100 == 99 {
+            plain.replica.checkpoint();
+        }
+        if at % 700 == 699 {
+            plain.replica.crash();
+        }
+    }
+    plain.create(&watch("", "\0", 1));
+    let mut next = 2;
+    loop {
+        while page(&mut plain.hub, &plain.replica.reader, 10_000) {}
+        let frames = plain.take();
+        if frames.is_empty() {
+            break;
+        }
+        for event in frames.iter().flat_map(events) {
+            assert_eq!(revision_of(&event), next);
+            next += 1;
+        }
+    }
+    assert_eq!(next, 2002);
+}
+
+#[test]
+fn pages_read_while_the_store_goes_on_have_no_seam() {
+    let mut replica = Replica::with_cache(0);
+    let reader = replica.reader.clone();
+    let last = 20_001;
+    let reading = std::thread::spawn(move || {
+        let mut next = 2;
+        let (mut pages, mut largest) = (0, 0);
+        while next <= last {
+            let changes = reader.changes(next, 20_000).unwrap();
+            assert!(changes.from() == next && changes.through() >= next - 1);
+            // Every revision has one change.
+            assert_eq!(changes.len() as i64, changes.through() + 1 - next);
+            next = changes.through() + 1;
+            (pages, largest) = (pages + 1, largest.max(changes.len()));
+            if changes.is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        (pages, largest)
+    });
+    for at in 2..=last {
+        replica.set(&format!("key{:03}", at % 300), "value");
+        match at % 500 {
+            100 => replica.freeze(),
+            300 => replica.write(),
+            301 => replica.machine_checkpointed(),
+            _ => {}
+        }
+    }
+    let (pages, largest) = reading.join().unwrap();
+    assert!(pages > 10 && largest > 1, "{pages} pages, of at most {largest} changes");
+}
