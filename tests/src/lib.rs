@@ -8,3 +8,4 @@ pub mod load;
 pub mod proxy;
 pub mod solo;
 pub mod trial;
+pub mod watcher;

@@ -12,13 +12,14 @@ use std::{
 
 use anyhow::{Result, ensure};
 use conclave_api::etcdserverpb::{
-    MemberAddRequest, MemberListRequest, MemberRemoveRequest, MoveLeaderRequest, RangeRequest,
+    MemberAddRequest, MemberListRequest, MemberRemoveRequest, MoveLeaderRequest, PutRequest, RangeRequest,
     cluster_client::ClusterClient, maintenance_client::MaintenanceClient,
 };
 use conclave_tests::{
     load::{Client, Load, connect},
     solo::{Solo, Written},
     trial::{ELECTION, Setup, Trial, copy_dir, engine},
+    watcher::{self, Watcher},
 };
 use xtask::{engine::Engine, server::Ports};
 
@@ -475,6 +476,74 @@ async fn a_member_that_was_away_while_all_others_changed_comes_back() -> Result<
     // It knows none of those that are there, and answers the one that leads them.
     let mut client = connect(&trial.endpoints()[away])?;
     keeps(&mut client, &written).await
+}
+
+/// Ends a load with its checks; then all watchers, and one that reads everything as history, must have seen the same.
+async fn check_watchers(trial: &mut Trial, load: Load, watchers: Vec<Watcher>) -> Result<()> {
+    trial.check(load).await?;
+    let endpoints = trial.endpoints();
+    let put = PutRequest { key: "the end".into(), ..PutRequest::default() };
+    let header = connect(&endpoints[0])?.put(put).await?.into_inner().header;
+    let revision = header.map_or(0, |header| header.revision);
+    let mut seen = Vec::new();
+    for watcher in watchers.into_iter().chain([Watcher::start(&endpoints, 2)?]) {
+        seen.push(watcher.finish(revision, 30 * ELECTION).await?);
+    }
+    ensure!(seen.iter().all(|seen| seen.changes.len() as i64 == revision - 1), "a revision is missing");
+    let streams: Vec<usize> = seen.iter().map(|seen| seen.streams).collect();
+    println!("{revision} revisions seen alike, with {streams:?} streams");
+    watcher::agree(&seen)
+}
+
+/// Watchers of each member first, of the others when that fails.
+fn watchers(trial: &Trial) -> Result<Vec<Watcher>> {
+    let endpoints = trial.endpoints();
+    let from = |first: usize| {
+        let mut endpoints = endpoints.clone();
+        endpoints.rotate_left(first);
+        Watcher::start(&endpoints, 2)
+    };
+    (0..endpoints.len()).map(from).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_go_on_when_members_are_killed() -> Result<()> {
+    let mut trial = Trial::start(&Setup { flags: small_steps(), ..Setup::default() }).await?;
+    let watchers = watchers(&trial)?;
+    let load = start_load(&trial, 8)?;
+    for _ in 0..3 {
+        pause(1.5).await;
+        let leader = trial.leader().await?;
+        trial.cluster.servers_mut()[leader].kill()?;
+        load.next_write(10 * ELECTION).await?;
+        trial.restart_ended()?;
+    }
+    pause(1.0).await;
+    check_watchers(&mut trial, load, watchers).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_go_on_over_a_snapshot() -> Result<()> {
+    let mut trial = Trial::start(&Setup { flags: small_steps(), ..Setup::default() }).await?;
+    let load = start_load(&trial, 9)?;
+    let away = (trial.leader().await? + 1) % 3;
+    // One that asks this member alone, so that its stream meets the snapshot.
+    let mut watchers = watchers(&trial)?;
+    watchers.push(Watcher::start(&trial.endpoints()[away..=away], 2)?);
+    pause(1.0).await;
+    trial.cluster.servers()[away].pause()?;
+    // As long as it counts as live the log is kept for it; then it is cut close behind the checkpoints.
+    tokio::time::sleep(3 * ELECTION).await;
+    let before = load.acknowledged();
+    while load.acknowledged() < before + 3_000 {
+        pause(0.1).await;
+    }
+    trial.cluster.servers()[away].resume()?;
+    pause(2.0).await;
+    let text = trial.log_text(away);
+    check_watchers(&mut trial, load, watchers).await?;
+    ensure!(text.contains("snapshot installed"), "it caught up without a snapshot: the trial shows nothing");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,8 @@ use xtask::{command, workspace};
 /// How long the fault scenarios together may take, and so long each client.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10 * 60);
 const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long a watch may take to show what happened before it.
+const WATCH_LIMIT: Duration = Duration::from_secs(10);
 const ETCD_CLIENT: &str = "etcd-client";
 const ETCDCTL: &str = "etcdctl";
 
@@ -154,7 +156,25 @@ fn etcdctl(endpoints: &str) -> Result<()> {
     ctl(&["get", "fruit/apple", "--print-value-only", "--consistency=s", "--rev=4"], "", "green")?;
     ctl(&["del", "fruit/", "--prefix"], "", "2")?;
     ctl(&["get", "fruit/apple", "--rev=2"], "", "red")?;
+    let watch = |args: &[&str], expected: &str| -> Result<()> {
+        watch(Command::new(&program).args(["--endpoints", endpoints, "watch"]).args(args), expected)
+            .with_context(|| format!("etcdctl watch {}", args.join(" ")))?;
+        println!("etcdctl watch {} ... ok", args.join(" "));
+        Ok(())
+    };
+    watch(
+        &["fruit/apple", "--rev=2"],
+        "PUT\nfruit/apple\nred\nPUT\nfruit/apple\ngreen\nDELETE\nfruit/apple\n",
+    )?;
+    watch(
+        &["fruit/", "--prefix", "--rev=5", "--prev-kv"],
+        "DELETE\nfruit/apple\ngreen\nfruit/apple\n\nDELETE\nfruit/lemon\nyellow\nfruit/lemon\n",
+    )?;
     ctl(&["compaction", "4"], "", "compacted revision 4")?;
+    watch(
+        &["fruit/apple", "--rev=2"],
+        "watch was canceled (etcdserver: mvcc: required revision has been compacted)",
+    )?;
     ctl(&["member", "list"], "", "started")?;
     ctl(&["endpoint", "status", "--write-out=json"], "", "\"version\":\"3.7.1\"")?;
     ctl(&["endpoint", "hashkv"], "", "127.0.0.1")?;
@@ -176,6 +196,44 @@ fn etcdctl(endpoints: &str) -> Result<()> {
 /// What etcdctl says to a question.
 fn ask(program: &std::path::Path, endpoints: &str, args: &[&str]) -> Result<String> {
     pipe(Command::new(program).args(["--endpoints", endpoints]).args(args), "")
+}
+
+/// Runs a command that goes on for ever, until it has written what is expected of it.
+fn watch(command: &mut Command, expected: &str) -> Result<()> {
+    use std::io::Read;
+    use std::process::Stdio;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let pipes: [Box<dyn Read + Send>; 2] = [
+        Box::new(child.stdout.take().context("no standard output")?),
+        Box::new(child.stderr.take().context("no standard error")?),
+    ];
+    for mut pipe in pipes {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                if sender.send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    let until = std::time::Instant::now() + WATCH_LIMIT;
+    let mut said = String::new();
+    while !said.contains(expected) {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        match receiver.recv_timeout(left) {
+            Ok(more) => said.push_str(&String::from_utf8_lossy(&more)),
+            Err(_) => break,
+        }
+    }
+    // It may have ended by itself.
+    let _ = child.kill();
+    child.wait()?;
+    ensure!(said.contains(expected), "said `{said}`, expected `{expected}`");
+    Ok(())
 }
 
 /// Runs a command with the given standard input and returns what it wrote, errors included.

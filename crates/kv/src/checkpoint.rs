@@ -4,7 +4,7 @@
 //! there is to remove. A walk serves the compaction revision of the *last completed* checkpoint: every generation that it
 //! can concern is in the engine by then.
 
-use std::{ops::Bound, sync::Arc};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use conclave_api::conclave::kv::v1::CheckpointRecord;
@@ -14,6 +14,7 @@ use prost::Message;
 
 use crate::{
     head::HeadEntry,
+    history::{self, Blocks, OpenBlock},
     keymap,
     layout::{self, GENERATION_OVERHEAD_BYTES, GENERATIONS, INDEX_BYTES_MAX},
     outcomes::Frozen,
@@ -43,8 +44,13 @@ impl Job for CheckpointJob {
         meta.generation = store.generation();
         let removed = walk(&*store, &mut record, REMOVAL_STEPS_MIN + 2 * entries.len())?;
         let order = order_of(&entries);
+        let (superfluous, left) =
+            history::superfluous(&*store, record.history_revision, record.compact_target)?;
+        record.history_revision = left;
         let checkpoint = Checkpoint { meta, record: record.encode_to_vec().into() };
-        let mut run = Run::new(&entries, &order, removed).chain(outcomes.pairs()).chain(leases);
+        let open = history::open_block(&*store)?;
+        let mut run =
+            Run::new(&entries, &order, (removed, superfluous), open).chain(outcomes.pairs()).chain(leases);
         #[cfg(feature = "mutants")]
         if conclave_consensus::Mutant::AppliedIndexNotAtomic.is_on()
             && let Some(last) = store.checkpoint()
@@ -85,6 +91,7 @@ fn walk(
         return Ok(Vec::new());
     };
     let last = read_record(&last.record)?;
+    record.history_revision = record.history_revision.max(last.history_revision);
     record.compact_target = last.compact_target;
     record.compact_cursor = last.compact_cursor;
     if record.compact_cursor.is_empty() {
@@ -120,7 +127,7 @@ fn walk(
         }
         if modified > target {
             if !same_key {
-                remove_deletion(&mut candidate, &mut removed);
+                remove_deletion(&mut candidate, target, &mut removed)?;
             }
             continue;
         }
@@ -128,30 +135,46 @@ fn walk(
             Some((superseded, _)) if same_key => removed.push(superseded),
             other => {
                 candidate = other;
-                remove_deletion(&mut candidate, &mut removed);
+                remove_deletion(&mut candidate, target, &mut removed)?;
             }
         }
         let (numbers, ..) = layout::read_generation(&stored, modified)?;
         candidate = Some((stored_key, numbers.is_deletion()));
     }
-    remove_deletion(&mut candidate, &mut removed);
+    remove_deletion(&mut candidate, target, &mut removed)?;
     record.compact_cursor = cursor;
     removed.sort_unstable();
     Ok(removed)
 }
 
-/// A deletion that is the newest generation at or below the target is not readable: the key does not exist either way.
-fn remove_deletion(candidate: &mut Option<(Bytes, bool)>, removed: &mut Vec<Bytes>) {
-    if let Some((deletion, true)) = candidate.take() {
+/// A deletion that is the newest generation at or below the target is not readable: the key does not exist either way. But of the target itself
+/// watches may begin, so what was deleted then stays until the next walk.
+fn remove_deletion(
+    candidate: &mut Option<(Bytes, bool)>,
+    target: i64,
+    removed: &mut Vec<Bytes>,
+) -> Result<(), StateError> {
+    if let Some((deletion, true)) = candidate.take()
+        && layout::split_generation_key(&deletion)?.1 < target
+    {
         removed.push(deletion);
     }
+    Ok(())
 }
 
-/// What is ingested before outcomes and leases: first the generations, new ones and removals merged, then the index.
+/// What is ingested before outcomes and leases: first the generations, new ones and removals merged, then the history, then the index.
 struct Run<'a> {
     entries: &'a [HeadEntry],
     order: &'a [u32],
     removed: std::iter::Peekable<std::vec::IntoIter<Bytes>>,
+    /// Blocks of the history to remove; all are older than those to write.
+    superfluous: std::vec::IntoIter<Bytes>,
+    /// The places of generations that others of the same key follow in the same revision.
+    superseded: BTreeSet<u32>,
+    /// The block of the history to go on with.
+    open: Option<OpenBlock>,
+    /// The blocks of the history, once the generations are written.
+    blocks: Option<Blocks<'a>>,
     /// The next new generation, encoded.
     next: Option<(Bytes, Bytes)>,
     generations_at: usize,
@@ -160,12 +183,20 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(entries: &'a [HeadEntry], order: &'a [u32], removed: Vec<Bytes>) -> Self {
-        let removed = removed.into_iter().peekable();
+    fn new(
+        entries: &'a [HeadEntry],
+        order: &'a [u32],
+        (removed, superfluous): (Vec<Bytes>, Vec<Bytes>),
+        open: Option<OpenBlock>,
+    ) -> Self {
         let mut run = Self {
             entries,
             order,
-            removed,
+            removed: removed.into_iter().peekable(),
+            superfluous: superfluous.into_iter(),
+            superseded: BTreeSet::new(),
+            open,
+            blocks: None,
             next: None,
             generations_at: 0,
             index_at: 0,
@@ -194,6 +225,7 @@ impl<'a> Run<'a> {
                 next.numbers.modified == entry.numbers.modified && next.key() == entry.key()
             });
             if is_superseded {
+                self.superseded.extend(self.order.get(self.generations_at - 1));
                 continue;
             }
             self.reserve(2 * entry.key().len() + 16 + GENERATION_OVERHEAD_BYTES + entry.value().len());
@@ -235,8 +267,15 @@ impl Iterator for Run<'_> {
             self.advance();
             return Some((key, Some(value)));
         }
-        if let Some(removed) = self.removed.next() {
+        if let Some(removed) = self.removed.next().or_else(|| self.superfluous.next()) {
             return Some((removed, None));
+        }
+        let (entries, superseded) = (self.entries, &mut self.superseded);
+        let open = &mut self.open;
+        let blocks =
+            self.blocks.get_or_insert_with(|| Blocks::new(open.take(), entries, std::mem::take(superseded)));
+        if let Some((key, block)) = blocks.next() {
+            return Some((key, Some(block)));
         }
         self.index()
     }

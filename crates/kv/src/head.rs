@@ -131,6 +131,28 @@ impl Head {
         position < self.retired_to
     }
 
+    /// The position after the last entry.
+    pub(crate) fn end(&self) -> u64 {
+        self.active_at + self.active.len() as u64
+    }
+
+    /// The revision of the oldest entry that the engine may not have.
+    pub(crate) fn first_pending(&self) -> Option<i64> {
+        self.pending().next().map(|entry| entry.numbers.modified)
+    }
+
+    /// The position of the first of those entries that is of `revision` or a later one. They are in the order of their revisions.
+    pub(crate) fn position_of(&self, revision: i64) -> u64 {
+        let frozen = self.frozen.as_ref().map_or(&[][..], |frozen| frozen.as_slice());
+        let of_frozen = frozen.partition_point(|entry| entry.numbers.modified < revision);
+        let of_active = if of_frozen < frozen.len() {
+            0
+        } else {
+            self.active.partition_point(|entry| entry.numbers.modified < revision)
+        };
+        self.active_at - (frozen.len() - of_frozen) as u64 + of_active as u64
+    }
+
     /// The entries that the engine may not have, oldest first.
     pub(crate) fn pending(&self) -> impl Iterator<Item = &HeadEntry> {
         self.frozen.iter().flat_map(|frozen| frozen.iter()).chain(&self.active)

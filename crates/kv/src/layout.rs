@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `g`, escaped key, revision (8 bytes, big-endian) | a generation: tag 0 (deletion) and operation index, or tag 1, operation index, creation revision, version, lease, and the value to the end |
+//! | `h`, revision, operation index | the keys that changed from there on: see [`history`](crate::history) |
 //! | `n`, escaped key | the newest generation of a key that exists: tag 1, modification revision, creation revision, version, lease; or tag 2, the same, and the value to the end |
 //! | `o`, client (16 bytes), sequence (8 bytes, big-endian) | the outcome of a client's request: an encoded reply |
 //! | `r`, client (16 bytes) | a client whose outcomes are kept: the slot of its last request, and the sequences kept, ascending, each but the first as what it exceeds the one before by |
@@ -22,8 +23,10 @@ use prost::encoding::{decode_varint, encode_varint};
 use crate::request_id::{ClientId, RequestId};
 
 /// The version of this layout. In the first one the index had no values; in the first two there were no outcomes, and no nodes in the
-/// record; in the first three there were no leases.
+/// record; in the first three there were no leases and no history by revision.
 pub(crate) const FORMAT: u32 = 4;
+/// The first layout with a history by revision.
+pub(crate) const FORMAT_WITH_HISTORY: u32 = 4;
 
 /// Whether this version reads a layout: what it writes, and those before.
 pub(crate) fn is_known(format: u32) -> bool {

@@ -52,10 +52,12 @@
 #![forbid(unsafe_code)]
 
 mod awaited;
+mod changes;
 mod checkpoint;
 pub mod command;
 mod hash;
 mod head;
+mod history;
 mod interval;
 mod keymap;
 mod layout;
@@ -72,8 +74,10 @@ mod snapshot;
 mod state;
 mod txn;
 pub mod validate;
+pub mod watch;
 
 pub use awaited::KeyObserver;
+pub use changes::{Changes, HistoryError, RevisionObserver};
 pub use command::{KvError, Reply};
 pub use conclave_api::conclave::kv::v1::RegisteredNode;
 pub use leases::{Granted, LEASE_TTL_MAX_SECONDS, LEASES_MAX, LeaseChange, LeaseInfo, LeaseObserver};

@@ -17,6 +17,7 @@ use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::{
     awaited::KeyObserver,
+    changes::Observers,
     checkpoint::CheckpointJob,
     command::{self, Decoded, KvError, Reply, Revision},
     leases::{Ended, LeaseObserver},
@@ -87,7 +88,12 @@ impl Machine {
         let outcomes = Outcomes::load(&*view)?;
         drop(view);
         let applied = store.checkpoint().map_or(Slot(0), |checkpoint| checkpoint.meta.slot);
-        let shared = Arc::new(Shared { state: RwLock::new(state), store, engine_reads: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            state: RwLock::new(state),
+            store,
+            engine_reads: AtomicU64::new(0),
+            observers: Observers::default(),
+        });
         let reader = Reader { shared: shared.clone() };
         Ok((Self { shared, options, outcomes, applied }, reader))
     }
@@ -282,7 +288,7 @@ impl StateMachine for Machine {
     fn apply(&mut self, entries: &[Entry], waits: &dyn Fn(ProposalId) -> bool, replies: &mut Replies) {
         for slice in entries.chunks(SLICE_ENTRIES) {
             let mut state = self.shared.state.write();
-            let nodes_version = state.registry.version;
+            let (nodes_version, top) = (state.registry.version, state.top);
             for entry in slice {
                 if entry.slot <= self.applied {
                     continue;
@@ -319,6 +325,7 @@ impl StateMachine for Machine {
             state.evict();
             let nodes_changed = state.registry.version != nodes_version;
             let (lease_changes, changed_keys) = (state.leases.take_untold(), state.awaited.take());
+            let advanced = state.top != top;
             drop(state);
             if nodes_changed {
                 self.tell();
@@ -329,6 +336,9 @@ impl StateMachine for Machine {
             }
             if let Some(observer) = self.options.key_observer.as_ref().filter(|_| !changed_keys.is_empty()) {
                 observer.changed(&changed_keys);
+            }
+            if advanced {
+                self.shared.observers.tell();
             }
         }
     }
@@ -400,6 +410,7 @@ impl StateMachine for Machine {
         if let Some(observer) = &self.options.key_observer {
             observer.replaced();
         }
+        self.shared.observers.tell();
         Ok(())
     }
 }

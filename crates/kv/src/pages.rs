@@ -375,7 +375,7 @@ fn check_found(found: bool, shared: &Shared, view: View) -> Result<(), KvError> 
     Err(layout::damaged("a generation that the index names is missing").into())
 }
 
-fn key_value(key: Bytes, numbers: &Numbers, value: Bytes) -> KeyValue {
+pub(crate) fn key_value(key: Bytes, numbers: &Numbers, value: Bytes) -> KeyValue {
     KeyValue {
         key,
         create_revision: numbers.created,
@@ -386,7 +386,7 @@ fn key_value(key: Bytes, numbers: &Numbers, value: Bytes) -> KeyValue {
     }
 }
 
-type Generation = (Numbers, Bytes);
+pub(crate) type Generation = (Numbers, Bytes);
 
 fn generation(stored: &Bytes, modified: i64) -> Result<Option<Generation>, StateError> {
     let (numbers, _, value_at) = layout::read_generation(stored, modified)?;
@@ -457,7 +457,11 @@ impl<'a> Lookups<'a> {
     }
 }
 
-fn newest_at(store: &dyn StateStore, key: &[u8], revision: i64) -> Result<Option<Generation>, StateError> {
+pub(crate) fn newest_at(
+    store: &dyn StateStore,
+    key: &[u8],
+    revision: i64,
+) -> Result<Option<Generation>, StateError> {
     let (first, last) = (layout::generation_key(key, 0), layout::generation_key(key, revision));
     let mut scan = store.scan(Bound::Included(&first), Bound::Included(&last), true);
     match scan.next().transpose()? {

@@ -15,10 +15,11 @@ use prost::Message;
 
 use crate::{
     awaited::KeyObserver,
+    changes::Observers,
     head::{Head, HeadEntry, NOWHERE},
     interval::Interval,
     keymap::KeyMap,
-    layout::{self, FORMAT, INDEX, Numbers},
+    layout::{self, FORMAT, FORMAT_WITH_HISTORY, INDEX, Numbers},
     leases::Leases,
     registry::Registry,
 };
@@ -86,6 +87,8 @@ pub(crate) struct State {
     pub(crate) forgotten: i64,
     /// The revision of the last deletion.
     pub(crate) last_deletion: i64,
+    /// The revision from which the engine's history names what changed; what the head has, it has in any case.
+    pub(crate) history_from: i64,
     /// How many keys exist.
     pub(crate) live_keys: u64,
     /// The nodes that the group knows.
@@ -185,6 +188,11 @@ impl State {
             compacted: record.compact_revision,
             forgotten: record.last_deletion_revision,
             last_deletion: record.last_deletion_revision,
+            history_from: if record.format < FORMAT_WITH_HISTORY {
+                record.top_revision + 1
+            } else {
+                record.history_revision
+            },
             incarnation,
             joint: Vec::new(),
         })
@@ -370,6 +378,7 @@ impl State {
             readable_revision: self.readable,
             compact_revision: self.compacted,
             last_deletion_revision: self.last_deletion,
+            history_revision: self.history_from,
             nodes: self.registry.nodes(),
             ..CheckpointRecord::default()
         }
@@ -404,6 +413,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn StateStore>,
     /// Values and older generations that reads had to fetch from the engine, for metrics.
     pub(crate) engine_reads: AtomicU64,
+    /// Who is told when the newest revision has grown.
+    pub(crate) observers: Observers,
 }
 
 impl Shared {

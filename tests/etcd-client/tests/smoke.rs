@@ -4,9 +4,9 @@
 use std::env;
 
 use etcd_client::{
-    Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KvClient,
+    Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, EventType, GetOptions, KvClient,
     LeaseGrantOptions, LeaseTimeToLiveOptions, LockOptions, ProclaimOptions, PutOptions, ResignOptions,
-    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchFilterType, WatchOptions, WatchStream,
 };
 
 fn endpoints() -> Vec<String> {
@@ -208,4 +208,79 @@ async fn an_election_has_one_leader_after_the_other() {
     assert_eq!(client.leader("election").await.unwrap().kv().unwrap().value(), b"uno");
     client.resign(Some(ResignOptions::new().with_leader(leader))).await.unwrap();
     assert_eq!(told(client.leader("election").await), "election: no leader");
+}
+
+/// The events of a watch stream, as kind, key, value and value before, until there are `count`.
+async fn events(stream: &mut WatchStream, count: usize) -> Vec<(EventType, String, String, Option<String>)> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let response = stream.message().await.unwrap().expect("the stream goes on");
+        seen.extend(response.events().iter().map(|event| {
+            let kv = event.kv().unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let before = event.prev_kv().map(|kv| text(kv.value()));
+            (event.event_type(), text(kv.key()), text(kv.value()), before)
+        }));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn a_watch_shows_history_and_what_comes() {
+    let mut client = client().await;
+    let first = client.put("watch/a", "1", None).await.unwrap().header().unwrap().revision();
+    let options = WatchOptions::new().with_prefix().with_prev_key().with_start_revision(first);
+    let mut stream = client.watch("watch/", Some(options)).await.unwrap();
+    client.put("watch/a", "2", None).await.unwrap();
+    client.delete("watch/a", None).await.unwrap();
+    let text = |text: &str| text.to_owned();
+    let expected = [
+        (EventType::Put, text("watch/a"), text("1"), None),
+        (EventType::Put, text("watch/a"), text("2"), Some(text("1"))),
+        (EventType::Delete, text("watch/a"), text(""), Some(text("2"))),
+    ];
+    assert_eq!(events(&mut stream, 3).await, expected);
+}
+
+#[tokio::test]
+async fn filters_leave_out_what_is_not_wanted() {
+    let mut client = client().await;
+    let options = WatchOptions::new().with_filters([WatchFilterType::NoPut]);
+    let mut stream = client.watch("filtered", Some(options)).await.unwrap();
+    client.put("filtered", "1", None).await.unwrap();
+    client.delete("filtered", None).await.unwrap();
+    assert_eq!(events(&mut stream, 1).await[0].0, EventType::Delete);
+}
+
+#[tokio::test]
+async fn watches_share_a_stream_and_are_canceled_one_by_one() {
+    let mut client = client().await;
+    let mut stream = client.watch("shared/a", None).await.unwrap();
+    let first = stream.message().await.unwrap().unwrap();
+    assert!(first.created());
+    stream.watch("shared/b", Some(WatchOptions::new().with_watch_id(40))).await.unwrap();
+    let second = stream.message().await.unwrap().unwrap();
+    assert!(second.created() && second.watch_id() == 40);
+    stream.cancel(first.watch_id()).await.unwrap();
+    assert!(stream.message().await.unwrap().unwrap().canceled());
+    client.put("shared/a", "1", None).await.unwrap();
+    client.put("shared/b", "1", None).await.unwrap();
+    assert_eq!(events(&mut stream, 1).await[0].1, "shared/b");
+}
+
+#[tokio::test]
+async fn progress_is_told_when_it_is_asked_for() {
+    let mut client = client().await;
+    let mut stream = client.watch("progress", None).await.unwrap();
+    let revision = client.put("other", "1", None).await.unwrap().header().unwrap().revision();
+    stream.request_progress().await.unwrap();
+    let told = loop {
+        let response = stream.message().await.unwrap().unwrap();
+        if !response.created() {
+            break response;
+        }
+    };
+    assert!(told.watch_id() == -1 && told.events().is_empty());
+    // The member that answers may not have applied the put, if another did it.
+    assert!(told.header().unwrap().revision() > 0 && revision > 0);
 }

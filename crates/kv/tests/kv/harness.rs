@@ -132,6 +132,11 @@ impl Replica {
         }
     }
 
+    /// Tells the machine that the job has run.
+    pub(crate) fn machine_checkpointed(&mut self) {
+        self.machine.checkpointed();
+    }
+
     pub(crate) fn checkpoint(&mut self) {
         self.thaw();
         self.freeze();

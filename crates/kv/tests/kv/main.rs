@@ -13,3 +13,5 @@ mod model;
 mod properties;
 mod registry;
 mod retries;
+mod watch;
+mod watch_model;

@@ -38,6 +38,9 @@ const REQUEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The least `snapshot_serve_bytes_per_second`: a piece a second. Much less, and whoever fetches takes the source for dead.
 pub const SNAPSHOT_SERVE_MIN: u64 = 1024 * 1024;
 
+/// The shortest `watch_progress_notify_interval`: etcd's.
+const WATCH_PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// The greatest `max_txn_ops`: requests with more could hold the state machine for seconds.
 const TXN_OPS_MAX: u64 = 1_000_000;
 
@@ -156,6 +159,8 @@ pub struct Config {
     pub max_txn_ops: u32,
     /// Most bytes of one request. Default: 1.5 MiB.
     pub max_request_bytes: u32,
+    /// How often a quiet watch that asked for it is told how far it has come. Default: 10 min; at least 100 ms.
+    pub watch_progress_notify_interval: Duration,
     /// Most streams open on one client connection. Default: unbounded.
     pub max_concurrent_streams: u32,
     /// How often a silent client connection is pinged; `None`: never. Default: 2 h.
@@ -257,6 +262,8 @@ impl Config {
             max_txn_ops: bounded(settings, "max-txn-ops", 1, TXN_OPS_MAX)?,
             max_request_bytes: bounded(settings, "max-request-bytes", 1, REQUEST_BYTES_MAX)?,
             max_concurrent_streams: bounded(settings, "max-concurrent-streams", 1, u32::MAX.into())?,
+            watch_progress_notify_interval: span("watch-progress-notify-interval")
+                .max(WATCH_PROGRESS_INTERVAL_MIN),
             grpc_keepalive_interval: Some(span("grpc-keepalive-interval")).filter(|span| !span.is_zero()),
             grpc_keepalive_timeout: span("grpc-keepalive-timeout"),
             socket_reuse_port: truth("socket-reuse-port"),

@@ -29,7 +29,7 @@ use crate::config::{Config, REQUEST_OVERHEAD_BYTES};
 use crate::service::methods::{self, Calls, METHODS, Server};
 use crate::service::{
     ClusterService, ElectionService, HealthService, KvService, LeaseService, LockService, MaintenanceService,
-    Serving,
+    Serving, WatchService,
 };
 
 /// Answers requests; a clone costs two reference counts.
@@ -49,6 +49,7 @@ struct Servers {
     lock: LockServer<LockService>,
     election: ElectionServer<ElectionService>,
     health: HealthServer<HealthService>,
+    watch: WatchService,
     endpoints: Endpoints,
     message_bytes_max: usize,
 }
@@ -73,6 +74,7 @@ impl Dispatch {
             lock: LockServer::new(LockService(serving.clone())).max_decoding_message_size(message_bytes_max),
             election: ElectionServer::new(ElectionService(serving.clone()))
                 .max_decoding_message_size(message_bytes_max),
+            watch: WatchService::new(serving.clone(), stopping.clone(), message_bytes_max),
             health: HealthServer::new(HealthService::new(stopping)),
             endpoints: Endpoints::new(serving.clone(), calls.clone()),
             serving,
@@ -106,6 +108,7 @@ impl Dispatch {
             Server::Lock => servers.lock.clone().call(request),
             Server::Election => servers.election.clone().call(request),
             Server::Health => servers.health.clone().call(request),
+            Server::Watch => servers.watch.call(request),
             Server::Nobody => {
                 let what = METHODS[method].path.trim_start_matches('/').replace('/', ".");
                 servers.calls.handled(method, Code::Unimplemented as usize);

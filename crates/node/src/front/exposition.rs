@@ -16,6 +16,7 @@ pub(super) fn text(serving: &Serving, calls: &Calls, checks: &[CheckCounts; CHEC
     disk(&mut out, serving, &backend);
     store(&mut out, serving, &backend);
     leases(&mut out, &backend);
+    watches(&mut out, serving);
     network(&mut out, serving, &backend);
     calls.expose(&mut out);
     process(&mut out);
@@ -200,6 +201,27 @@ fn leases(out: &mut Exposition, backend: &BackendMetrics) {
         out.counter(name, help, value);
     }
     out.ttl_histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", &leases.ttl);
+}
+
+fn watches(out: &mut Exposition, serving: &Serving) {
+    let stats = serving.watches.stats();
+    out.gauge("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", stats.streams);
+    out.gauge("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", stats.watches);
+    out.gauge(
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "Total number of unsynced slow watchers.",
+        stats.behind,
+    );
+    out.gauge(
+        "etcd_debugging_mvcc_pending_events_total",
+        "Total number of pending events to be sent.",
+        stats.pending_events,
+    );
+    out.counter(
+        "etcd_debugging_mvcc_events_total",
+        "Total number of events sent by this member.",
+        stats.events,
+    );
 }
 
 fn network(out: &mut Exposition, serving: &Serving, backend: &BackendMetrics) {

@@ -343,6 +343,7 @@ mod tests {
             members: vec![peer(1, 1), peer(2, other.addresses()[0].port()), peer(3, free)],
             founding: true,
             replica: 1,
+            quorums: None,
             incarnation: 5,
         };
         let begins = async |known| {

@@ -382,6 +382,7 @@ mod tests {
             members: (1..=5).map(peer).collect(),
             founding: false,
             replica: 4,
+            quorums: None,
             incarnation: 1,
         };
         let left = |applied: &Membership| addresses_left(&bootstrap, applied).into_keys().collect::<Vec<_>>();

@@ -14,6 +14,7 @@ pub(crate) enum Server {
     Lock,
     Election,
     Health,
+    Watch,
     /// Nobody yet: the answer is Unimplemented.
     Nobody,
 }
@@ -36,7 +37,7 @@ const fn method(path: &'static str, server: Server, form: &'static str) -> Metho
     Method { path, server, form }
 }
 
-use Server::{Cluster, Election, Health, Kv, Lease, Lock, Maintenance, Nobody};
+use Server::{Cluster, Election, Health, Kv, Lease, Lock, Maintenance, Nobody, Watch};
 
 /// All methods, the busiest first.
 pub(crate) static METHODS: [Method; 52] = [
@@ -61,7 +62,7 @@ pub(crate) static METHODS: [Method; 52] = [
     method("/etcdserverpb.Maintenance/Downgrade", Nobody, UNARY),
     method("/grpc.health.v1.Health/Check", Health, UNARY),
     method("/grpc.health.v1.Health/Watch", Health, SERVER_STREAM),
-    method("/etcdserverpb.Watch/Watch", Nobody, BIDI_STREAM),
+    method("/etcdserverpb.Watch/Watch", Watch, BIDI_STREAM),
     method("/etcdserverpb.Lease/LeaseGrant", Lease, UNARY),
     method("/etcdserverpb.Lease/LeaseRevoke", Lease, UNARY),
     method("/etcdserverpb.Lease/LeaseKeepAlive", Lease, BIDI_STREAM),

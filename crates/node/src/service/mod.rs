@@ -10,6 +10,7 @@ mod maintenance;
 pub(crate) mod methods;
 mod queue;
 mod serving;
+mod watch;
 
 pub(crate) use cluster::ClusterService;
 pub(crate) use election::ElectionService;
@@ -19,3 +20,4 @@ pub(crate) use lease::LeaseService;
 pub(crate) use lock::LockService;
 pub(crate) use maintenance::MaintenanceService;
 pub(crate) use serving::{Serving, check_read};
+pub(crate) use watch::{WatchService, Watches};

@@ -16,6 +16,7 @@ use tonic::metadata::MetadataMap;
 use crate::backend::{Backend, BarrierError, ProposeError};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::service::Watches;
 
 /// How long a request that certainly had no effect waits before it is tried again: a tenth of the shortest useful
 /// election timeout, so that the first leader elected finds it soon.
@@ -46,12 +47,14 @@ pub(crate) struct Serving {
     /// outlast it.
     pub(crate) lease_ttl_min_seconds: i64,
     stopping: watch::Receiver<bool>,
+    pub(crate) watches: Watches,
 }
 
 impl Serving {
     pub(crate) fn new(config: &Config, backend: Arc<dyn Backend>, stopping: watch::Receiver<bool>) -> Self {
         let lease_ttl_min = config.election_timeout * 3 / 2;
         Self {
+            watches: Watches::new(config, Arc::clone(&backend)),
             backend,
             metrics: Metrics::default(),
             limits: Limits {
@@ -65,10 +68,15 @@ impl Serving {
         }
     }
 
+    /// Whether the client wants no answer from a member without a leader.
+    pub(crate) fn demands_leader(metadata: &MetadataMap) -> bool {
+        metadata.get("hasleader").is_some_and(|value| value == "true")
+    }
+
     /// Refuses a request that this member cannot serve now: a learner serves only what is `local`; a client that
     /// demands a leader gets none without.
     pub(crate) fn admit(&self, metadata: &MetadataMap, local: bool) -> Result<(), Status> {
-        let demands_leader = metadata.get("hasleader").is_some_and(|value| value == "true");
+        let demands_leader = Self::demands_leader(metadata);
         if local && !demands_leader {
             return Ok(());
         }

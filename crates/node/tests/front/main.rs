@@ -13,3 +13,4 @@ mod leases;
 mod locks;
 mod retries;
 mod unserved;
+mod watch;

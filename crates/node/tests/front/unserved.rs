@@ -2,8 +2,7 @@
 
 use conclave_api::etcdserverpb::auth_client::AuthClient;
 use conclave_api::etcdserverpb::maintenance_client::MaintenanceClient;
-use conclave_api::etcdserverpb::watch_client::WatchClient;
-use conclave_api::etcdserverpb::{AuthEnableRequest, DefragmentRequest, SnapshotRequest, WatchRequest};
+use conclave_api::etcdserverpb::{AuthEnableRequest, DefragmentRequest, SnapshotRequest};
 use expect_test::expect;
 use tonic::codegen::http::uri::PathAndQuery;
 
@@ -13,9 +12,7 @@ use crate::backend::{Running, lines, start, told};
 async fn every_missing_service_says_so() {
     let running = start(|_| {});
     let channel = || running.channel();
-    let requests = futures::stream::pending::<WatchRequest>();
     let told_of = [
-        told(WatchClient::new(channel()).watch(requests).await),
         told(AuthClient::new(channel()).auth_enable(AuthEnableRequest::default()).await),
         told(MaintenanceClient::new(channel()).defragment(DefragmentRequest::default()).await),
         told(MaintenanceClient::new(channel()).snapshot(SnapshotRequest::default()).await),
@@ -23,7 +20,6 @@ async fn every_missing_service_says_so() {
         told(call(&running, "/other.Service/Method").await),
     ];
     expect![[r#"
-        Unimplemented: etcdserverpb.Watch.Watch is known to etcd but not served by conclave yet
         Unimplemented: etcdserverpb.Auth.AuthEnable is known to etcd but not served by conclave yet
         Unimplemented: etcdserverpb.Maintenance.Defragment is known to etcd but not served by conclave yet
         Unimplemented: etcdserverpb.Maintenance.Snapshot is known to etcd but not served by conclave yet
