@@ -388,3 +388,48 @@ fn before_of(entry: &HeadEntry) -> Before {
     let value_at = entry.key_bytes as usize;
     Before::Generation(key_value(joint.slice(..value_at), &entry.numbers, joint.slice(value_at..)))
 }
+
+#[cfg(test)]
+mod tests {
+    use conclave_api::etcdserverpb::PutRequest;
+    use conclave_consensus::{Ballot, Entry, GroupId, Kind, ProposalId, Slot, SnapshotMeta};
+    use conclave_storage::{MemoryEngine, StateEngine, StateMachine};
+
+    use crate::{
+        command::{self, Revision},
+        machine::{Machine, Options},
+    };
+
+    fn put(machine: &mut Machine, key: &'static str) {
+        let put = PutRequest { key: key.into(), ..PutRequest::default() };
+        let entry = Entry {
+            slot: machine.applied().next(),
+            ballot: Ballot::term(1),
+            kind: Kind::Command,
+            id: ProposalId::default(),
+            payload: command::put(Revision::Next, &put),
+        };
+        machine.apply(&[entry], &|_| true, &mut Vec::new());
+    }
+
+    #[test]
+    fn what_a_checkpoint_took_from_memory_is_not_skipped() {
+        let store = MemoryEngine::new().store(GroupId(1), 0).unwrap();
+        let (mut machine, reader) = Machine::open(store, Options::default()).unwrap();
+        put(&mut machine, "a");
+        put(&mut machine, "b");
+        let in_memory = |from| {
+            let changes = reader.shared.changes_in_memory(from, 1000)?;
+            Some((changes.len(), changes.through()))
+        };
+        assert_eq!((in_memory(2), in_memory(3)), (Some((2, 3)), Some((1, 3))));
+        let meta = SnapshotMeta { slot: Slot(2), ..SnapshotMeta::default() };
+        machine.checkpoint(meta).unwrap().run().unwrap();
+        assert_eq!(in_memory(2), Some((2, 3)), "the head has it until it is told");
+        machine.checkpointed();
+        put(&mut machine, "c");
+        assert_eq!((in_memory(2), in_memory(4)), (None, Some((1, 4))));
+        let whole = reader.changes(2, 1000).unwrap();
+        assert_eq!((whole.len(), whole.through()), (2, 3));
+    }
+}

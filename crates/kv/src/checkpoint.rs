@@ -127,7 +127,7 @@ fn walk(
         }
         if modified > target {
             if !same_key {
-                remove_deletion(&mut candidate, target, &mut removed)?;
+                remove_deletion(&mut candidate, &mut removed);
             }
             continue;
         }
@@ -135,31 +135,23 @@ fn walk(
             Some((superseded, _)) if same_key => removed.push(superseded),
             other => {
                 candidate = other;
-                remove_deletion(&mut candidate, target, &mut removed)?;
+                remove_deletion(&mut candidate, &mut removed);
             }
         }
         let (numbers, ..) = layout::read_generation(&stored, modified)?;
         candidate = Some((stored_key, numbers.is_deletion()));
     }
-    remove_deletion(&mut candidate, target, &mut removed)?;
+    remove_deletion(&mut candidate, &mut removed);
     record.compact_cursor = cursor;
     removed.sort_unstable();
     Ok(removed)
 }
 
-/// A deletion that is the newest generation at or below the target is not readable: the key does not exist either way. But of the target itself
-/// watches may begin, so what was deleted then stays until the next walk.
-fn remove_deletion(
-    candidate: &mut Option<(Bytes, bool)>,
-    target: i64,
-    removed: &mut Vec<Bytes>,
-) -> Result<(), StateError> {
-    if let Some((deletion, true)) = candidate.take()
-        && layout::split_generation_key(&deletion)?.1 < target
-    {
+/// A deletion that is the newest generation at or below the target is not readable: the key does not exist either way. The history still names it.
+fn remove_deletion(candidate: &mut Option<(Bytes, bool)>, removed: &mut Vec<Bytes>) {
+    if let Some((deletion, true)) = candidate.take() {
         removed.push(deletion);
     }
-    Ok(())
 }
 
 /// What is ingested before outcomes and leases: first the generations, new ones and removals merged, then the history, then the index.

@@ -9,8 +9,8 @@
 //! ```text
 //!            newest generation of each key         older generations
 //! memory     map, ordered by key                   head: all since the last checkpoint, chained from newer to older
-//! engine     index: a key's numbers, and its       every generation of the last checkpoint, with its value
-//!            value if that is small
+//! engine     index: a key's numbers, and its       every generation of the last checkpoint, with its value;
+//!            value if that is small                history: which keys changed in which revision
 //! ```
 //! A generation enters map and head when it is applied, and the engine with the next checkpoint; then the head lets go of it, and the
 //! map keeps its numbers, and as many values as fit [`Options::value_cache_bytes`]. So memory grows with the number of keys that exist, not with their history.
@@ -43,6 +43,10 @@
 //! [`OUTCOMES_MAX`] highest sequences of a client, and of [`CLIENTS_MAX`] clients those used last in the log; a sequence below
 //! those is refused. Of an answer larger than [`ANSWER_BYTES_MAX`] only the revision is kept: whoever repeats the request is told that it was
 //! applied, and not a part of the answer that could be taken for all of it.
+//!
+//! # Changes as they come
+//! [`Reader::changes`] gives the history by revision, whole revisions at a time, from memory or from the engine; [`watch`] serves any number of watches from it. A
+//! [`RevisionObserver`] is told when there is more.
 //!
 //! # Deviations from etcd
 //! * Keys end at [`KEY_BYTES_MAX`]; a longer one is "request is too large".

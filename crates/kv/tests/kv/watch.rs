@@ -427,7 +427,7 @@ fn what_is_compacted_is_told_with_the_oldest_revision_left() {
     plain.create(&watch("a", "", 4));
     plain.create(&WatchCreateRequest { prev_kv: true, ..watch("a", "", 5) });
     plain.pump();
-    // A deletion of the very revision that was compacted is kept: etcd lost it once.
+    // A deletion of the very revision that was compacted is seen: etcd lost it once.
     let expected = ["0 at 5: Created", "0 at 5: Compacted(5)", "1 at 5: Created", "1 at 5: a=gone@5"];
     assert_eq!(plain.told(), expected);
 }
@@ -670,4 +670,31 @@ fn pages_read_while_the_store_goes_on_have_no_seam() {
     }
     let (pages, largest) = reading.join().unwrap();
     assert!(pages > 10 && largest > 1, "{pages} pages, of at most {largest} changes");
+}
+
+/// As in etcd, the second of two nested transactions may delete what the first has put. Who keeps up sees both; the history knows the last.
+#[test]
+fn a_key_that_changes_twice_in_a_revision_was_what_it_was_before_both() {
+    let mut plain = Plain::new(Options::default());
+    plain.replica.set("a", "1");
+    plain.create(&WatchCreateRequest { prev_kv: true, ..watch("a", "", 0) });
+    let nested = |write: Write| RequestOp {
+        request: Some(Request::RequestTxn(TxnRequest { success: vec![op(&write)], ..TxnRequest::default() })),
+    };
+    let ops = vec![
+        nested(Write::Put("a".to_owned(), "2".to_owned())),
+        nested(Write::Delete("a".to_owned(), String::new())),
+    ];
+    plain.replica.txn(&TxnRequest { success: ops, ..TxnRequest::default() }).unwrap();
+    plain.pump();
+    plain.replica.checkpoint();
+    plain.create(&WatchCreateRequest { prev_kv: true, ..watch("a", "", 3) });
+    plain.pump();
+    let expected = [
+        "0 at 2: Created",
+        "0 at 3: a=2@3 was 1, a=gone@3 was 1",
+        "1 at 3: Created",
+        "1 at 3: a=gone@3 was 1",
+    ];
+    assert_eq!(plain.told(), expected);
 }
