@@ -53,6 +53,8 @@ pub(crate) struct Seek {
     neighbours: BTreeMap<ReplicaId, Neighbour>,
     /// The highest round of a ballot that was seen.
     ballots_seen: u64,
+    /// The latest configuration of which a ballot was seen: what ended those before it is chosen.
+    config_seen: u64,
 }
 
 impl Paxos {
@@ -79,6 +81,7 @@ impl Paxos {
 
     pub(crate) fn saw_ballot(&mut self, ballot: Ballot) {
         self.seek.ballots_seen = self.seek.ballots_seen.max(ballot.round);
+        self.seek.config_seen = self.seek.config_seen.max(ballot.config);
     }
 
     pub(crate) fn other_voters(&self) -> Vec<ReplicaId> {
@@ -200,20 +203,24 @@ impl Paxos {
         if waits && now.since(since) < heartbeat * PATIENCE_BEATS {
             return;
         }
+        if self.last_config() > self.members.number() && self.catch_up.is_asking() {
+            return; // Somebody knows more; whether this replica may stand at all is perhaps among it.
+        }
         self.stand(false);
     }
 
-    /// Takes the next ballot of its own and runs phase 1 in it.
+    /// The latest configuration that there is for certain, whether or not it is known here who takes part in it.
+    fn last_config(&self) -> u64 {
+        self.members.number().max(self.ballot().config).max(self.seek.config_seen)
+    }
+
+    /// Takes the next ballot of its own and runs phase 1 in it. It is one of the last configuration: nobody takes part in others any more.
     pub(crate) fn stand(&mut self, transfer: bool) {
         let round = self.ballot().round.max(self.seek.ballots_seen);
         if round >= wire::ROUND_MAX {
             return;
         }
-        let ballot = Ballot { config: self.members.number(), round: round + 1, replica: self.id };
-        self.enter_ballot(ballot);
-        if self.ballot() != ballot {
-            return; // It promised a ballot of a later configuration, which it has yet to learn of.
-        }
+        self.enter_ballot(Ballot { config: self.last_config(), round: round + 1, replica: self.id });
         self.seek.connected_since = None;
         self.meta.lease = std::time::Duration::ZERO;
         let promised_in = self.write_meta();

@@ -274,6 +274,41 @@ fn a_joint_configuration_is_left_by_whoever_leads_next() {
     }
 }
 
+/// Whoever knew that the stop was chosen is gone for good. Of the others one promised a ballot of the next configuration, and takes part in the old one no more.
+#[test]
+fn what_ended_a_configuration_is_found_without_whoever_knew_it() {
+    for (promises, lost) in [(2, None), (3, None), (2, Some(Slot(4))), (2, Some(Slot(5))), (3, Some(Slot(4)))]
+    {
+        let mut cluster = led_by_one(3);
+        cluster.propose(replica(1), 3).unwrap();
+        cluster.run(HEARTBEAT);
+        cluster.propose(replica(1), 1).unwrap();
+        cluster.reconfigure(replica(1), &[Change::AddLearner(NodeId(4))]).unwrap();
+        while cluster.status(replica(1)).ballot.config == 0 {
+            let is_lost = |entry: &conclave_consensus::Entry| Some(entry.slot) == lost;
+            cluster
+                .network
+                .retain(|message| message.to != replica(2) || !message.entries.iter().any(is_lost));
+            cluster.sync_all();
+            assert!(cluster.deliver_at(0));
+        }
+        cluster.network.clear();
+        cluster.sync(replica(1));
+        cluster.network.retain(|message| message.to == replica(promises));
+        assert_eq!(cluster.under_way("prepare 1.").len(), 1);
+        cluster.crash(replica(1));
+        cluster.settle();
+        assert_eq!(cluster.status(replica(promises)).ballot.config, 1);
+        cluster.run(ELECTION * 8);
+        let leader = cluster.serving().unwrap_or_else(|| panic!("nobody leads: {promises} {lost:?}"));
+        let learner = on(&cluster, leader, 4);
+        assert!(cluster.status(leader).config.learners.contains(&learner));
+        cluster.propose(leader, 1).unwrap();
+        cluster.run(HEARTBEAT * 2);
+        assert_eq!(cluster.nodes[&learner].delivered, cluster.nodes[&leader].delivered);
+    }
+}
+
 #[test]
 fn who_was_removed_is_destroyed_only_when_the_others_remember_that_without_it() {
     let mut cluster = led_by_one(2);

@@ -68,6 +68,12 @@ impl MembershipRules {
         log.into_iter().flat_map(move |log| log.range(first..)).map(|(_, (_, config))| config)
     }
 
+    /// The configuration of a number in a node's log below `slot`, if it is numbered there. It is the first: beyond it, what lost against it may still stand.
+    pub fn numbered(&self, node: u64, number: u64, slot: Slot) -> Option<&Config> {
+        let mut log = self.logs.get(&node)?.range(..slot).map(|(_, (_, config))| config);
+        log.find(|config| config.number == number)
+    }
+
     /// A node's log is changed; by itself if it leads in the ballot.
     ///
     /// # Errors
@@ -130,23 +136,17 @@ impl MembershipRules {
         Err(Violation::new(NAME, what))
     }
 
-    /// The configuration on which one appended at the slot, in the ballot, is to follow. Where configurations are numbered it is that of the ballot,
-    /// and the first of its number: beyond it, what lost against it may still stand.
-    fn before(&self, node: u64, entry: &Entry, is_numbered: bool) -> Option<&Config> {
-        if !is_numbered {
-            return self.in_force(node);
-        }
-        let mut log = self.logs.get(&node)?.range(..entry.slot).map(|(_, (_, config))| config);
-        log.find(|config| config.number == entry.ballot.config)
-    }
-
     fn check_next(&self, node: u64, entry: &Entry, disks: &DurableLog) -> Result<(), Violation> {
         if entry.kind != Kind::Config {
             return Ok(());
         }
         let Ok(next) = Config::decode(&entry.payload) else { return Ok(()) };
         let is_numbered = next.number > 0;
-        let now = self.before(node, entry, is_numbered);
+        let now = if is_numbered {
+            self.numbered(node, entry.ballot.config, entry.slot)
+        } else {
+            self.in_force(node)
+        };
         if now.is_none() && !is_numbered {
             return Ok(());
         }

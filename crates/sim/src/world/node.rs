@@ -518,8 +518,15 @@ impl Node {
                 if life.leads {
                     context.checks.elections.leads(node, ballot)?;
                     if let Some(status) = life.host.status(GROUP) {
-                        let configs = context.checks.membership.from(self.id, status.committed);
-                        check_leader_votes(node, status.replica, configs)?;
+                        let rules = &context.checks.membership;
+                        if context.engine.governs_itself() {
+                            let configs = rules.from(self.id, status.committed);
+                            check_leader_votes(node, status.replica, configs)?;
+                        } else {
+                            // That of its ballot, to the end: it leads the others to the next, with or without a vote there.
+                            let config = rules.numbered(self.id, ballot.config, Slot(u64::MAX));
+                            check_leader_votes(node, status.replica, config.into_iter())?;
+                        }
                     }
                     if !serving {
                         context.ambush_new_leader(self.id);
