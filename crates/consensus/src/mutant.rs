@@ -42,6 +42,8 @@ mutants! {
     CommittedBeforeOwnDurable = "committed-before-own-durable",
     /// A vote is told, and counted, before it is durable.
     VoteBeforeDurable = "vote-before-durable",
+    /// What a term and a vote rest on reaches the disk before them: entries now, the record of the term with the next batch.
+    MetaAfterEntries = "meta-after-entries",
     /// A late "durable" that was asked for before a truncation counts for what was written after it.
     LateDurableOfOldTerm = "late-durable-of-old-term",
     /// Entries are handed out although the own log may lose them.
@@ -116,6 +118,8 @@ mutants! {
     StaleFramesPass = "stale-frames-pass",
     /// A new segment's name is not made durable.
     NewNameNotSynced = "new-name-not-synced",
+    /// A segment is let go before the record that says so is durable.
+    ReclaimedBeforeFloor = "reclaimed-before-floor-is-durable",
     /// The log is cut below a checkpoint that was never written.
     LogCutBeforeState = "log-cut-before-state-is-persisted",
     /// A checkpoint's position is written apart from its data.
@@ -128,6 +132,10 @@ mutants! {
     SwitchedBeforeReset = "switched-before-reset",
     /// After a boot the revision is taken from the keys that are left, as compaction left them.
     RevisionFromKeys = "revision-from-keys",
+
+    // Transport.
+    /// A length read off the wire is believed, whatever it is.
+    LengthBelieved = "length-believed",
 }
 
 impl Mutant {

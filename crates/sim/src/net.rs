@@ -122,6 +122,12 @@ impl Network {
         self.options.wire
     }
 
+    /// How many packets in a million are read with a bit flipped too.
+    #[must_use]
+    pub fn garbled_ppm(&self) -> u64 {
+        self.options.garbled_ppm
+    }
+
     /// Draws how to cut.
     pub fn draw_cut(&mut self) -> Cut {
         *self.rng.pick(&[

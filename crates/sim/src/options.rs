@@ -31,6 +31,8 @@ pub struct NetworkOptions {
     pub delay_max: SimTime,
     /// Whether packets travel as bytes, through the transport's own encoder and decoder.
     pub wire: bool,
+    /// Of those, a copy is read with one bit flipped.
+    pub garbled_ppm: u64,
 }
 
 /// How often each fault strikes, on average over the whole cluster; 0 is never.
@@ -316,6 +318,7 @@ impl NetworkOptions {
             delay_min,
             delay_max: delay_min + rng.between(10_000, 15 * MS),
             wire: rng.bits() & 1 == 0,
+            garbled_ppm: 20_000,
         }
     }
 
@@ -331,6 +334,7 @@ impl NetworkOptions {
             delay_min: 100_000,
             delay_max: MS,
             wire: true,
+            garbled_ppm: 0,
         }
     }
 }

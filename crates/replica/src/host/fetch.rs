@@ -365,7 +365,8 @@ impl Fetch {
 
     fn patience_ends(&self) -> Time {
         let timeouts = if self.sources.len() == 1 { SILENCE_MAX } else { PATIENCE };
-        self.heard.after((self.timeout * timeouts).max(self.pace * 2))
+        let ends = self.heard.after((self.timeout * timeouts).max(self.pace * 2));
+        self.hope.map_or(ends, |hope| ends.min(hope))
     }
 
     fn standstill_ends(&self) -> Time {

@@ -283,6 +283,20 @@ fn little_is_thrown_away_at_once() {
     assert_eq!(pulls(&it.refuses(30, 3)), [(30, it.fetch + 1, 0, 0)]);
 }
 
+/// Forty pieces of 8 KiB take 19 ms: the silent are waited for no longer than that.
+#[test]
+fn for_little_the_silent_are_not_waited_for() {
+    let mut it = Fetching::from(&[2, 3]);
+    for piece in 0..40 {
+        it.arrives(20, piece, Bytes::from(vec![0; 8 << 10]), false);
+        it.stored(piece + 1);
+    }
+    it.pass(SECOND * 2 + SECOND / 5);
+    it.refuses(30, 40);
+    let effects = it.pass(SECOND / 5);
+    assert!(pulls(&effects).contains(&(30, it.fetch + 1, 0, 0)), "{effects:?}");
+}
+
 #[test]
 fn a_source_that_says_it_will_is_not_left_but_not_waited_for_for_ever() {
     let mut it = Fetching::from(&[2, 3]);

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use conclave_consensus::{Ballot, Config, Entry, Kind, LogOp, Slot};
+use conclave_consensus::{Ballot, Config, Entry, Kind, LogOp, Slot, SnapshotMeta};
 
 use super::{DurableLog, Violation};
 
@@ -100,14 +100,16 @@ impl MembershipRules {
             LogOp::TruncateFrom(slot) => {
                 self.logs.entry(node).or_default().split_off(slot);
             }
-            LogOp::Reset(meta) => {
-                let log = self.logs.entry(node).or_default();
-                *log = log.split_off(&meta.slot.next());
-                log.insert(meta.slot, (meta.ballot, meta.config.clone()));
-            }
-            LogOp::Meta(_) | LogOp::CutBelow(_) => {}
+            LogOp::Meta(_) | LogOp::CutBelow(_) | LogOp::Reset(_) => {}
         }
         Ok(())
+    }
+
+    /// A node's log begins anew after a snapshot, and goes on with what the log still `holds` above it.
+    pub fn reset(&mut self, node: u64, meta: &SnapshotMeta, holds: impl Fn(Slot) -> bool) {
+        let log = self.logs.entry(node).or_default();
+        log.retain(|slot, _| *slot > meta.slot && holds(*slot));
+        log.insert(meta.slot, (meta.ballot, meta.config.clone()));
     }
 
     /// Whoever joins and replays the log has it from there alone who decided in the beginning.
@@ -252,6 +254,19 @@ mod tests {
         assert!(appends(&next.after_joint(), 3).is_err());
         let learner = three().changed(&[MembershipChange::AddLearner(NodeId(4))], ReplicaId(0)).unwrap();
         assert_eq!(appends(&learner, 3), Ok(()));
+    }
+
+    #[test]
+    fn what_a_snapshot_replaced_is_in_force_no_longer() {
+        let mut check = MembershipRules::default();
+        let joint = three().changed(&[MembershipChange::AddVoter(NodeId(4))], ReplicaId(0)).unwrap();
+        let meta = SnapshotMeta { slot: Slot(4), config: three(), ..SnapshotMeta::default() };
+        let mut in_force = |holds: bool| {
+            check.booted(1, Slot(0), &three(), &[entry(5, 1, Kind::Config, &joint)]);
+            check.reset(1, &meta, |_| holds);
+            check.in_force(1).cloned()
+        };
+        assert_eq!((in_force(true), in_force(false)), (Some(joint.clone()), Some(three())));
     }
 
     #[test]

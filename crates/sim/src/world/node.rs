@@ -549,8 +549,11 @@ impl Node {
         to: NodeId,
         packets: Vec<Packet>,
     ) -> Result<(), Violation> {
-        let packets =
-            if context.net.is_wire() { context.wire.pass(self.id, to.0, packets)? } else { packets };
+        let packets = if context.net.is_wire() {
+            context.wire.pass(self.id, to.0, packets, context.net.garbled_ppm())?
+        } else {
+            packets
+        };
         let alone = context.options.network.reordering_ppm > 0 && !context.healed;
         let mut lanes: Vec<Vec<Packet>> = Vec::new();
         for packet in packets {

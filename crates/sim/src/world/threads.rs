@@ -85,7 +85,9 @@ impl Node {
                 LogJob::Install { mark, meta } => {
                     let reset = vec![LogOp::Reset(Box::new(meta.clone()))];
                     context.checks.logs.change(NodeId(self.id), &reset[0])?;
-                    context.checks.membership.change(self.id, &reset[0], None, &context.checks.durable)?;
+                    let logs = &context.checks.logs;
+                    let holds = |slot| logs.at(NodeId(self.id), slot).is_some();
+                    context.checks.membership.reset(self.id, &meta, holds);
                     context.checks.durable.appended(replica, &reset);
                     batch.push((GROUP, reset));
                     #[cfg(feature = "mutants")]

@@ -3,6 +3,9 @@
 //! Each time a node boots it may be of another release: an old one that speaks an earlier version of the protocol, the present one, or a
 //! later one whose engine says in its heads what no present reader knows. Two nodes speak the lower of their versions, as their handshake
 //! would have it, and a reader skips what it does not know.
+//!
+//! Now and then a copy of the bytes has one bit flipped, as a stranger's or a broken link's have: the decoder must refuse it or ask for no more
+//! than a frame may be, and never read another packet out of it. What was sent arrives all the same.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +13,7 @@ use bytes::{Buf as _, BytesMut};
 use conclave_consensus::Head;
 use conclave_transport::{
     Packet, VERSION_MAX, VERSION_MIN,
-    codec::{Decoder, Encoder},
+    codec::{Decoder, Encoder, HEADER_BYTES},
 };
 
 use crate::{check::Violation, rng::Rng};
@@ -35,6 +38,8 @@ struct Release {
 pub(super) struct Wire {
     /// Draws the releases.
     rng: Rng,
+    /// Draws what is garbled.
+    noise: Rng,
     releases: BTreeMap<u64, Release>,
     /// One a version, from the oldest.
     encoders: Vec<Encoder>,
@@ -44,6 +49,7 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(rng: Rng) -> Self {
         Self {
+            noise: rng.clone().fork(),
             rng,
             releases: BTreeMap::new(),
             encoders: (VERSION_MIN..=VERSION_MAX).map(Encoder::speaking).collect(),
@@ -68,6 +74,7 @@ impl Wire {
         from: u64,
         to: u64,
         mut packets: Vec<Packet>,
+        garbled_ppm: u64,
     ) -> Result<Vec<Packet>, Violation> {
         let broken = |what: String| Violation::new("wire", what);
         let newest = Release { version: VERSION_MAX, later: false };
@@ -83,6 +90,9 @@ impl Wire {
             encoder.push(packet, FRAME_BYTES_MAX).map_err(|error| broken(error.to_string()))?;
         }
         let bytes = encoder.copy_to_bytes(encoder.remaining());
+        if self.noise.chance(garbled_ppm) {
+            garble(&mut self.noise, &bytes, &packets)?;
+        }
         let mut bytes = BytesMut::from(bytes);
         let mut received = Vec::with_capacity(packets.len());
         let decoded = self.decoder.decode(&mut bytes, &mut received);
@@ -92,6 +102,25 @@ impl Wire {
         }
         Err(broken(format!("version {version}: sent {packets:?}, received {received:?}")))
     }
+}
+
+/// Reads the bytes with one bit flipped, in the first header half of the time: its length is believed before its checksum can be.
+fn garble(noise: &mut Rng, bytes: &[u8], sent: &[Packet]) -> Result<(), Violation> {
+    let mut garbled = BytesMut::from(bytes);
+    let within = if noise.chance(500_000) { HEADER_BYTES.min(bytes.len()) } else { bytes.len() };
+    let bit = noise.below(within as u64 * 8) as usize;
+    garbled[bit / 8] ^= 1 << (bit % 8);
+    let mut received = Vec::new();
+    let decoded = Decoder::new(FRAME_BYTES_MAX).decode(&mut garbled, &mut received);
+    let what = match decoded {
+        Ok(missing) if missing > FRAME_BYTES_MAX + HEADER_BYTES => {
+            format!("asks for {missing} more bytes, though a frame has at most {FRAME_BYTES_MAX}")
+        }
+        Ok(_) if received.len() == sent.len() => "takes it for whole".to_owned(),
+        _ if !sent.starts_with(&received) => format!("reads {received:?} instead of {sent:?}"),
+        _ => return Ok(()),
+    };
+    Err(Violation::new("wire", format!("bit {bit} is flipped, and the decoder {what}")))
 }
 
 /// The engine's part of a message as a later release may write it.
@@ -135,7 +164,7 @@ mod tests {
             wire.boots(2);
             let (sender, receiver) = (wire.releases[&1], wire.releases[&2]);
             seen.insert((sender.version, sender.later, receiver.version, receiver.later));
-            let received = wire.pass(1, 2, vec![packet()]).expect("they understand each other");
+            let received = wire.pass(1, 2, vec![packet()], 1_000_000).expect("they understand each other");
             let says_more = received != vec![packet()];
             assert_eq!(says_more, sender.later);
         }

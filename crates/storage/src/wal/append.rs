@@ -46,6 +46,12 @@ impl Shared {
         buffer: &mut Vec<u8>,
         batch: &[(GroupId, Vec<LogOp>)],
     ) -> Result<(), LogError> {
+        #[cfg(feature = "mutants")]
+        for (group, meta) in std::mem::take(&mut state.late) {
+            let start = frame::begin(buffer, group);
+            record::encode_meta(buffer, &meta);
+            self.finish_frame(state, buffer, start);
+        }
         for (group, ops) in batch {
             let size_bytes_max = element_bytes_max(ops);
             if size_bytes_max as u64 > self.options.segment_bytes / 2 - ELEMENT_MARGIN_BYTES {
@@ -65,6 +71,11 @@ impl Shared {
         }
         if state.usage.oldest_needed() > state.floor && state.has_room(buffer, FLOOR_FRAME_BYTES) {
             self.encode_floor(state, buffer);
+        }
+        #[cfg(feature = "mutants")]
+        if conclave_consensus::Mutant::ReclaimedBeforeFloor.is_on() {
+            state.flush(buffer)?;
+            return self.retire(state);
         }
         state.flush(buffer)
     }
@@ -139,6 +150,12 @@ impl State {
     fn encode_op(&mut self, buffer: &mut Vec<u8>, group: GroupId, op: &LogOp) -> Result<(), LogError> {
         match op {
             LogOp::Meta(meta) => {
+                #[cfg(feature = "mutants")]
+                if conclave_consensus::Mutant::MetaAfterEntries.is_on() {
+                    self.late.push((group, meta.clone()));
+                    self.groups.entry(group).or_default().meta = bytes::Bytes::copy_from_slice(meta);
+                    return Ok(());
+                }
                 record::encode_meta(buffer, meta);
                 // Copied, since it is kept: a slice would keep alive the whole buffer it came in.
                 self.groups.entry(group).or_default().meta = bytes::Bytes::copy_from_slice(meta);

@@ -171,6 +171,9 @@ struct State {
     stop: bool,
     failure: Option<Failure>,
     stats: WalStats,
+    /// Records that a mutant holds back.
+    #[cfg(feature = "mutants")]
+    late: Vec<(GroupId, bytes::Bytes)>,
 }
 
 /// Why the log is closed: a failure that nobody was told of yet, or one that somebody was.

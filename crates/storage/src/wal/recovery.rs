@@ -329,6 +329,8 @@ impl Replay {
             stop: false,
             failure: None,
             stats: WalStats { tail_bytes_cut, ..WalStats::default() },
+            #[cfg(feature = "mutants")]
+            late: Vec::new(),
         })
     }
 }
