@@ -53,13 +53,15 @@ impl Paxos {
         self.fetch_snapshot(from, at_least);
     }
 
-    /// From whoever offered it, or from any other voter. Whoever offers one while another is fetched may be needed: that one's source may be gone.
+    /// From whoever offered it, or from any other voter. Whoever offers one while another is fetched may be needed, since that one's source may be
+    /// gone; of the others, which may be gone too, the host has heard.
     pub(crate) fn fetch_snapshot(&mut self, from: ReplicaId, at_least: Slot) {
         if self.fetch.is_installing() || self.fetch == Fetch::Asked(from) {
             return;
         }
+        let is_first = self.fetch.is_idle();
         let voters = self.members.config().voters.iter().copied();
-        let others = voters.filter(|replica| *replica != from && *replica != self.id);
+        let others = voters.filter(|replica| is_first && *replica != from && *replica != self.id);
         let sources = std::iter::once(from).chain(others).collect();
         self.fetch = Fetch::Asked(from);
         self.outbox.push(Effect::FetchSnapshot { at_least, from: sources });

@@ -89,7 +89,11 @@ fn who_else_offers_a_snapshot_is_named_while_one_is_fetched() {
     cluster.run(HEARTBEAT * 3);
     cluster.crash(replica(1));
     cluster.run(HEARTBEAT * 3);
-    assert_eq!(cluster.nodes[&replica(3)].fetching.clone().unwrap().1[0], replica(2));
+    assert_eq!(
+        cluster.nodes[&replica(3)].fetching.clone().unwrap().1,
+        [replica(2)],
+        "of the others it knows"
+    );
     assert!(cluster.fetch(replica(3)));
     cluster.run(HEARTBEAT * 3);
     assert_eq!(cluster.nodes[&replica(3)].delivered, cluster.nodes[&replica(2)].delivered);
