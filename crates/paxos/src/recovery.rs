@@ -12,7 +12,7 @@
 //! 3. It ends at the first *stop*, an entry that holds a configuration: beyond it nothing of this configuration counts. Anything that was accepted
 //!    there was so by a proposer that did not know of the stop, and nobody can have taken it for decided, for the slots before it were not.
 //! 4. What was accepted in an earlier configuration's ballot says nothing of slots that a later one governs.
-//! 5. A candidate that learns that its configuration is over stands no more in it.
+//! 5. A candidate that learns that its configuration is over, or that it has no vote in the one of its ballot, stands no more.
 //! 6. Whoever has seen a ballot of a later configuration stands in that one, although it does not know who takes part in it: what ended those before is
 //!    chosen, and so is everything up to there, or there would be no such ballot. So what an elect quorum of the configuration in force here reports in the
 //!    highest ballots, up to the first stop, *is* what was chosen. Else a group would wait for ever for a leader that is gone, and with it the
@@ -241,10 +241,6 @@ impl Paxos {
             return;
         }
         self.learn(&chosen, upto);
-        if !self.members.config().is_voter(self.id) {
-            self.become_follower(None);
-            return;
-        }
         self.note_progress();
         for to in self.other_voters() {
             let has_told = match &self.role {

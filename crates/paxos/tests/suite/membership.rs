@@ -310,6 +310,39 @@ fn what_ended_a_configuration_is_found_without_whoever_knew_it() {
 }
 
 #[test]
+fn who_stands_in_a_configuration_and_learns_that_it_has_no_vote_there_gives_up() {
+    let mut cluster = led_by_one(4);
+    cluster.reconfigure(replica(1), &[Change::Remove(replica(4))]).unwrap();
+    while cluster.status(replica(1)).ballot.config < 2 {
+        cluster.sync_all();
+        assert!(cluster.deliver_at(0));
+    }
+    cluster.isolate(replica(4));
+    cluster.run(HEARTBEAT);
+    cluster.crash(replica(1));
+    cluster.cut.clear();
+    // 4 looks for a leader before the others do, and what they tell it comes once it stands.
+    let stands = |cluster: &Cluster| cluster.status(replica(4)).ballot.replica == replica(4);
+    for _ in 0..20 {
+        cluster.now = cluster.now.after(ELECTION / 5);
+        cluster.input(replica(4), Input::Tick).unwrap();
+        while cluster.sync_all() | !cluster.network.is_empty() {
+            if !stands(&cluster) {
+                cluster.network.retain(|message| !describe(message).contains("tell"));
+            }
+            cluster.deliver_at(0);
+            assert_ne!(cluster.serving(), Some(replica(4)), "it has no vote");
+        }
+        if stands(&cluster) {
+            break;
+        }
+    }
+    assert_eq!(cluster.status(replica(4)).config.number, 2, "it stood, and learned");
+    cluster.run(ELECTION * 4);
+    assert!([replica(2), replica(3)].contains(&cluster.serving().unwrap()));
+}
+
+#[test]
 fn who_was_removed_is_destroyed_only_when_the_others_remember_that_without_it() {
     let mut cluster = led_by_one(2);
     cluster.propose(replica(1), 5).unwrap();
