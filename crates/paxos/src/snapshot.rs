@@ -85,6 +85,8 @@ impl Paxos {
             return;
         }
         let known = meta.slot <= self.chosen || meta.config.number < self.members.number();
+        #[cfg(feature = "mutants")]
+        let known = known && !conclave_consensus::Mutant::DelayedSnapshotForgets.is_on();
         if self.is_leader() || known {
             return;
         }
