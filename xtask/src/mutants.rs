@@ -37,6 +37,10 @@ pub(crate) struct Args {
 /// What the simulator calls a violation that is an assertion of the code itself.
 const ASSERTIONS: &[&str] = &["panic", "broken invariant of a core", "misused log"];
 
+/// Bugs that the engine's own schedules show, and the simulator too seldom to wait for. A value that was replaced at its proposer, and said to be dropped, is chosen
+/// after all in Paxos only if two elections in a row hear nobody who accepted the other; in Raft a drill makes just that of a truncated log.
+const SHOWN_BY_THE_SUITE: &[(Engine, &str)] = &[(Engine::Paxos, "truncated-reported-dropped")];
+
 /// How a mutant was seen.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
@@ -97,6 +101,12 @@ fn around(simulator: &Path, engine: Engine, args: &Args) -> Result<(u32, u32)> {
         let began = Instant::now();
         let calm = output(simulate().args(["--mutant", name, "--calm", "--seeds", "0..3"]))?;
         ensure!(seen(&calm).is_none(), "{name} does not even work without faults:\n{calm}");
+        if SHOWN_BY_THE_SUITE.contains(&(engine, name)) {
+            suite(engine)?;
+            caught += 1;
+            println!("{:<6}{name:<46} caught by the schedules of its own suite", engine.name());
+            continue;
+        }
         let engine = engine.name();
         match hunt(&simulate, name, args)? {
             Some(Seen { seed, checker, what }) => {
@@ -115,6 +125,13 @@ fn around(simulator: &Path, engine: Engine, args: &Args) -> Result<(u32, u32)> {
         }
     }
     Ok((caught, survived))
+}
+
+/// The engine's own tests put its bugs back and must see each.
+fn suite(engine: Engine) -> Result<()> {
+    let package = format!("conclave-{}", engine.name());
+    let tests = ["test", "--locked", "--package", &package, "--features", "mutants", "--test", "suite", "mutants::"];
+    command::run(&mut command::cargo(tests))
 }
 
 /// Tries seeds until a checker sees the mutant.

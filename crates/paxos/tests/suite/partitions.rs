@@ -168,7 +168,7 @@ pub(crate) fn a_higher_promise_of_one_that_was_away_costs_one_election() {
     // 3 stands and promises itself, and is cut off before anyone hears of it.
     cluster.crash(replica(1));
     cluster.now = cluster.now.after(ELECTION * 2);
-    cluster.input(replica(3), conclave_consensus::Input::Tick).unwrap();
+    cluster.input(replica(3), Input::Tick).unwrap();
     while cluster.status(replica(3)).ballot.replica != replica(3) {
         assert!(cluster.deliver_at(0));
     }
