@@ -130,7 +130,8 @@ fn around(simulator: &Path, engine: Engine, args: &Args) -> Result<(u32, u32)> {
 /// The engine's own tests put its bugs back and must see each.
 fn suite(engine: Engine) -> Result<()> {
     let package = format!("conclave-{}", engine.name());
-    let tests = ["test", "--locked", "--package", &package, "--features", "mutants", "--test", "suite", "mutants::"];
+    let tests =
+        ["test", "--locked", "--package", &package, "--features", "mutants", "--test", "suite", "mutants::"];
     command::run(&mut command::cargo(tests))
 }
 
