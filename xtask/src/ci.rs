@@ -11,8 +11,8 @@ use xtask::{command, engine::Engine, workspace};
 
 use crate::{cluster, tidy};
 
-/// The seeds that every change runs; `cargo xtask sim` and `prove` run others.
-const SEEDS: &str = "0..200";
+/// The seeds that every change runs on each engine; `cargo xtask sim` and `prove` run others.
+const SEEDS: [(Engine, &str); 2] = [(Engine::Raft, "0..100"), (Engine::Paxos, "100..200")];
 
 struct Stage {
     name: &'static str,
@@ -42,8 +42,12 @@ impl Stage {
 fn stages() -> Vec<Stage> {
     let mut docs = command::cargo(["doc", "--locked", "--no-deps", "--workspace"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
-    let mut simulator = built("conclave-sim");
-    simulator.args(["--seeds", SEEDS]);
+    let simulator = |(engine, seeds): (Engine, &str)| {
+        let mut simulator = built("conclave-sim");
+        simulator.args(["--engine", engine.name(), "--seeds", seeds]);
+        Work::Run(simulator)
+    };
+    let [on_raft, on_paxos] = SEEDS.map(simulator);
     vec![
         Stage::cargo("fmt", 1, &["fmt", "--all", "--check"]),
         Stage::cargo(
@@ -79,7 +83,8 @@ fn stages() -> Vec<Stage> {
         Stage::cargo("tests", 6, &["test", "--locked", "--workspace"]),
         Stage { name: "example counter", limit_minutes: 1, work: Work::Run(built("examples/counter")) },
         Stage { name: "example register", limit_minutes: 1, work: Work::Run(built("examples/register")) },
-        Stage { name: "simulator", limit_minutes: 5, work: Work::Run(simulator) },
+        Stage { name: "simulator on Raft", limit_minutes: 5, work: on_raft },
+        Stage { name: "simulator on Multi-Paxos", limit_minutes: 5, work: on_paxos },
         Stage {
             name: "processes",
             limit_minutes: cluster::LIMIT.as_secs() / 60,
@@ -105,7 +110,7 @@ fn package() -> Command {
 }
 
 fn processes() -> Result<()> {
-    cluster::run(&cluster::Args { scenario: None, list: false, engine: Engine::Raft })
+    cluster::run(&cluster::Args { scenario: None, list: false, engine: None })
 }
 
 pub(crate) fn run() -> Result<()> {

@@ -28,9 +28,9 @@ pub(crate) struct Args {
     /// Print the scenarios instead of running them.
     #[arg(long)]
     pub(crate) list: bool,
-    /// What replicates the data.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) engine: Engine,
+    /// What replicates the data; the engines take turns from scenario to scenario if none is named.
+    #[arg(long, value_enum)]
+    pub(crate) engine: Option<Engine>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -44,17 +44,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     ensure!(!faults.is_empty() || !clients.is_empty(), "no scenario's name contains `{wanted}`; see --list");
-    if !faults.is_empty() {
+    for engine in Engine::ALL {
+        let its: Vec<&String> = faults
+            .iter()
+            .zip(turns(args.engine))
+            .filter(|(_, of)| *of == engine)
+            .map(|(name, _)| name)
+            .collect();
+        if its.is_empty() {
+            continue;
+        }
         let mut test = test_target();
         // One scenario at a time: each starts three nodes and measures time.
-        test.args(["--", wanted, "--test-threads=1", "--nocapture"]).env("CONCLAVE_BIN", &node);
-        test.env("CONCLAVE_TEST_ENGINE", args.engine.name());
+        test.args(["--", "--exact", "--test-threads=1", "--nocapture"]).args(its).env("CONCLAVE_BIN", &node);
+        test.env("CONCLAVE_TEST_ENGINE", engine.name());
+        println!("scenarios on {}", engine.name());
         command::run_within(&mut test, LIMIT)?;
     }
-    for client in clients {
+    for (client, engine) in clients.into_iter().zip(turns(args.engine)) {
         let dir = tempfile::tempdir()?;
         let ports = Ports::free(3)?;
-        let flags = [args.engine.flag()];
+        let flags = [engine.flag()];
         let mut cluster = Launch { flags: &flags, ..Launch::new(&node, dir.path(), &ports) }.start()?;
         cluster.wait_ready(READY_LIMIT)?;
         let endpoints = cluster.endpoints().join(",");
@@ -64,6 +74,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cluster.stop()?;
     }
     Ok(())
+}
+
+/// Which engine the scenarios have, one after the other: the one that is wanted, or one after the other.
+fn turns(wanted: Option<Engine>) -> impl Iterator<Item = Engine> {
+    Engine::ALL.into_iter().cycle().map(move |engine| wanted.unwrap_or(engine))
 }
 
 /// The program under test: what the variable `CONCLAVE_BIN` names, else the node in the profile of the gate, so that
@@ -249,4 +264,16 @@ fn pipe(command: &mut Command, stdin: &str) -> Result<String> {
         bail!("{}: {said}", output.status);
     }
     Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_take_turns_unless_one_is_wanted() {
+        let names = |wanted| turns(wanted).take(3).map(Engine::name).collect::<Vec<_>>();
+        assert_eq!(names(None), ["raft", "paxos", "raft"]);
+        assert_eq!(names(Some(Engine::Paxos)), ["paxos"; 3]);
+    }
 }

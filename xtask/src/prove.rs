@@ -28,6 +28,9 @@ pub(crate) enum Proof {
         /// How many simulated hours.
         #[arg(long, default_value_t = SIMULATED_HOURS)]
         hours: u64,
+        /// What replicates the data.
+        #[arg(long, value_enum, default_value_t)]
+        engine: Engine,
         /// The first seed.
         #[arg(long, default_value_t = 1_000_000)]
         first_seed: u64,
@@ -42,9 +45,9 @@ pub(crate) enum Proof {
         rounds: u32,
         /// Only scenarios whose name contains this.
         scenario: Option<String>,
-        /// What replicates the data.
-        #[arg(long, value_enum, default_value_t)]
-        engine: Engine,
+        /// What replicates the data; the engines take turns from scenario to scenario if none is named.
+        #[arg(long, value_enum)]
+        engine: Option<Engine>,
     },
     /// Cut the power at every operation of a small log's life, with every outcome for what was pending.
     CrashPoints,
@@ -60,13 +63,13 @@ pub(crate) enum Proof {
         #[arg(long, default_value = "100000..110000")]
         seeds: String,
     },
-    /// Crash points, exploration, placement, all mutants, five hundred simulated hours, then ten rounds of all scenarios.
+    /// Crash points, exploration, placement, all mutants, then five hundred simulated hours and ten rounds of all scenarios on each engine.
     All,
 }
 
 pub(crate) fn run(proof: &Proof) -> Result<()> {
     match proof {
-        Proof::Sim { hours, first_seed, args } => simulate(*hours, *first_seed, args),
+        Proof::Sim { hours, engine, first_seed, args } => simulate(*hours, *engine, *first_seed, args),
         Proof::Cluster { rounds, scenario, engine } => scenarios(*rounds, scenario.as_deref(), *engine),
         Proof::CrashPoints => crash_points(),
         Proof::Explore { bounds } => explore(bounds),
@@ -76,22 +79,24 @@ pub(crate) fn run(proof: &Proof) -> Result<()> {
             explore(&[])?;
             placement("100000..110000")?;
             mutants::run(&mutants::Args::default())?;
-            simulate(SIMULATED_HOURS, 1_000_000, &[])?;
-            scenarios(10, None, Engine::Raft)
+            for engine in Engine::ALL {
+                simulate(SIMULATED_HOURS, engine, 1_000_000, &[])?;
+            }
+            Engine::ALL.into_iter().try_for_each(|engine| scenarios(10, None, Some(engine)))
         }
     }
 }
 
 /// Two cores simulate more than a thousand hours in one.
-fn simulate(hours: u64, first_seed: u64, args: &[String]) -> Result<()> {
+fn simulate(hours: u64, engine: Engine, first_seed: u64, args: &[String]) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).to_string();
     let hours = hours.to_string();
-    let wanted = ["--once", "--brief", "--hours", &hours, "--threads", &threads];
+    let wanted = ["--once", "--brief", "--hours", &hours, "--threads", &threads, "--engine", engine.name()];
     let args = wanted.into_iter().map(str::to_owned).chain(args.iter().cloned()).collect();
     sim::run(&sim::Args { seeds: format!("{first_seed}..{}", u64::MAX), args })
 }
 
-fn scenarios(rounds: u32, scenario: Option<&str>, engine: Engine) -> Result<()> {
+fn scenarios(rounds: u32, scenario: Option<&str>, engine: Option<Engine>) -> Result<()> {
     for round in 1..=rounds {
         cluster::run(&cluster::Args { scenario: scenario.map(str::to_owned), list: false, engine })
             .with_context(|| format!("in round {round}"))?;

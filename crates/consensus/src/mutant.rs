@@ -152,6 +152,13 @@ impl Mutant {
         matches!(self, RecoveredBeyondStop | GapOverwritten | PromiseLostOnRestart | CommitQuorumTooSmall)
     }
 
+    /// Whether only Raft can have it. In Paxos it is no bug that a configuration is in force once it is chosen, and a change that a leader takes at once
+    /// comes after all that it has recovered.
+    #[must_use]
+    pub fn is_of_raft(self) -> bool {
+        matches!(self, Self::ConfigActiveOnApply | Self::ChangeBeforeOwnTerm)
+    }
+
     /// Whether this one is chosen.
     #[must_use]
     pub fn is_on(self) -> bool {

@@ -36,6 +36,10 @@ impl CatchUp {
     pub(crate) fn due(&self) -> Option<Time> {
         self.asked.map(|(_, until)| until)
     }
+
+    pub(crate) fn is_asking(&self) -> bool {
+        self.asked.is_some()
+    }
 }
 
 impl Paxos {
@@ -124,7 +128,7 @@ impl Paxos {
     }
 
     /// Takes chosen values in that follow on what is known.
-    fn learn(&mut self, entries: &[Entry], chosen: Slot) {
+    pub(crate) fn learn(&mut self, entries: &[Entry], chosen: Slot) {
         let mut upto = self.chosen;
         for entry in entries {
             if entry.slot > chosen || entry.slot > upto.next() {

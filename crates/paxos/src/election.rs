@@ -13,8 +13,8 @@
 //!    keeps from it as long, for it may have answered a leader just before.
 //! 3. A leader that is not answered by replicas that could choose an entry, and confirm a read, for an election timeout steps down and says so, and so
 //!    does one whose disk hangs as long.
-//! 4. A leader that learns of a higher promise looks for a leader, that is asks whether it may lead anew, rather than stand at once: if another one
-//!    was elected, nobody is free.
+//! 4. A leader that learns of a higher promise stands anew at once if enough still follow it: they promise it, and nobody else does who hears another leader. Else
+//!    one that stood too late would depose it. If too few do, it asks whether it may lead anew: if another one was elected, nobody is free.
 
 use std::collections::BTreeMap;
 
@@ -53,6 +53,8 @@ pub(crate) struct Seek {
     neighbours: BTreeMap<ReplicaId, Neighbour>,
     /// The highest round of a ballot that was seen.
     ballots_seen: u64,
+    /// The latest configuration of which a ballot was seen: what ended those before it is chosen.
+    config_seen: u64,
 }
 
 impl Paxos {
@@ -73,12 +75,18 @@ impl Paxos {
         if self.leader == Some(asker) {
             return true;
         }
-        let gives_time = self.now < self.candidate_until && self.ballot().replica != asker;
+        let gives_time = self.gives_time() && self.ballot().replica != asker;
         !self.hears_leader() && !gives_time && !matches!(self.role, Role::Candidate(_))
+    }
+
+    /// Whether someone else's phase 1 is under way, as far as is known.
+    fn gives_time(&self) -> bool {
+        self.now < self.candidate_until && self.ballot().replica != self.id
     }
 
     pub(crate) fn saw_ballot(&mut self, ballot: Ballot) {
         self.seek.ballots_seen = self.seek.ballots_seen.max(ballot.round);
+        self.seek.config_seen = self.seek.config_seen.max(ballot.config);
     }
 
     pub(crate) fn other_voters(&self) -> Vec<ReplicaId> {
@@ -183,6 +191,9 @@ impl Paxos {
     }
 
     fn stand_if_connected(&mut self) {
+        if self.gives_time() {
+            return; // What it asked before it promised another is answered late.
+        }
         let is_free = |replica: ReplicaId| {
             if replica == self.id { !self.hears_leader() } else { self.has_answered(replica, true) }
         };
@@ -200,20 +211,24 @@ impl Paxos {
         if waits && now.since(since) < heartbeat * PATIENCE_BEATS {
             return;
         }
+        if self.last_config() > self.members.number() && self.catch_up.is_asking() {
+            return; // Somebody knows more; whether this replica may stand at all is perhaps among it.
+        }
         self.stand(false);
     }
 
-    /// Takes the next ballot of its own and runs phase 1 in it.
+    /// The latest configuration that there is for certain, whether or not it is known here who takes part in it.
+    fn last_config(&self) -> u64 {
+        self.members.number().max(self.ballot().config).max(self.seek.config_seen)
+    }
+
+    /// Takes the next ballot of its own and runs phase 1 in it. It is one of the last configuration: nobody takes part in others any more.
     pub(crate) fn stand(&mut self, transfer: bool) {
         let round = self.ballot().round.max(self.seek.ballots_seen);
         if round >= wire::ROUND_MAX {
             return;
         }
-        let ballot = Ballot { config: self.members.number(), round: round + 1, replica: self.id };
-        self.enter_ballot(ballot);
-        if self.ballot() != ballot {
-            return; // It promised a ballot of a later configuration, which it has yet to learn of.
-        }
+        self.enter_ballot(Ballot { config: self.last_config(), round: round + 1, replica: self.id });
         self.seek.connected_since = None;
         self.meta.lease = std::time::Duration::ZERO;
         let promised_in = self.write_meta();
@@ -224,6 +239,10 @@ impl Paxos {
     pub(crate) fn on_search(&mut self, from: ReplicaId, ballot: Ballot, beat: Beat) {
         self.saw_ballot(ballot);
         let free = self.is_free_for(from);
+        #[cfg(feature = "mutants")]
+        if free && conclave_consensus::Mutant::PreVoteRefreshesContact.is_on() {
+            self.heard_until = self.heard_until.max(self.now.after(self.config.timing.election));
+        }
         let (received, priority) = (self.received.0, u32::from(self.config.priority));
         let reply = BeatReply { round: beat.round, free, received, chosen: self.chosen.0, priority };
         let message = self.message(from, Body::BeatReply(reply));
@@ -300,6 +319,30 @@ impl Paxos {
             self.outbox.send(message);
         }
         self.become_follower(None);
+    }
+
+    /// A peer promised a higher ballot, and takes part in this one no more. Those that follow elect this leader anew, if they are enough; if they are not, another may
+    /// have been elected.
+    pub(crate) fn on_refused_as_leader(&mut self, peer: ReplicaId) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(peer) = leader.peers.get_mut(&peer)
+        {
+            peer.refused = true;
+        }
+        let Role::Leader(leader) = &self.role else { return };
+        let follows = |replica: ReplicaId| {
+            let peer = leader.peers.get(&replica);
+            replica == self.id || peer.is_some_and(|peer| !peer.refused && self.is_active(peer))
+        };
+        let config = self.members.config();
+        let is_followed = config.is_elect_quorum(follows) && config.is_commit_quorum(follows);
+        let is_last = self.last_config() == self.members.number();
+        if is_followed && is_last && leader.transfer.is_none() && self.may_stand() {
+            self.stand(false);
+        } else {
+            self.resign();
+            self.election_due = self.now;
+        }
     }
 
     pub(crate) fn is_active(&self, peer: &Peer) -> bool {

@@ -158,10 +158,7 @@ impl Paxos {
             match &self.role {
                 // Its time is over anyway; it is there for those that do not know yet.
                 Role::Leader(leader) if leader.is_over => {}
-                Role::Leader(_) => {
-                    self.resign();
-                    self.election_due = self.now;
-                }
+                Role::Leader(_) => self.on_refused_as_leader(from),
                 Role::Candidate(_) => {
                     self.become_follower(None);
                     let heartbeat = self.config.timing.heartbeat;

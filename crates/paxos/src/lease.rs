@@ -85,6 +85,9 @@ impl Paxos {
     pub(crate) fn holds_lease(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let Some(span) = self.config.lease_span() else { return false };
+        #[cfg(feature = "mutants")]
+        let span =
+            if conclave_consensus::Mutant::LeaseIgnoresDrift.is_on() { self.lease_asked() } else { span };
         let handed_over = leader.lease.barred || leader.transfer.is_some();
         #[cfg(feature = "mutants")]
         let handed_over = handed_over && !conclave_consensus::Mutant::LeaseKeptInTransfer.is_on();

@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) round: u64,
     /// When the last beat left that it answered: from then on it promises nothing to another ([`crate::lease`]).
     pub(crate) vouches_from: Option<Time>,
+    /// It promised a higher ballot.
+    pub(crate) refused: bool,
     /// Who should lead, as it says itself.
     pub(crate) priority: u8,
     /// It is to say what it holds durably, although there is nothing to send.
@@ -74,6 +76,7 @@ impl Peer {
             heard: now,
             round: 0,
             vouches_from: None,
+            refused: false,
             priority: 0,
             poke: false,
             overdue: false,

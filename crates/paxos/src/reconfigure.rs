@@ -130,9 +130,11 @@ impl Paxos {
         }
         let number = self.members.number();
         self.forget_void(self.chosen, |entry| entry.ballot.config < number);
+        let may_stand =
+            self.meta.promise.ballot().config >= number && self.members.config().is_voter(self.id);
         match &mut self.role {
             Role::Leader(leader) => leader.is_over = true,
-            Role::Candidate(_) if self.meta.promise.ballot().config < number => {
+            Role::Candidate(_) if !may_stand => {
                 self.become_follower(None);
                 self.election_due = self.now;
             }

@@ -12,7 +12,11 @@
 //! 3. It ends at the first *stop*, an entry that holds a configuration: beyond it nothing of this configuration counts. Anything that was accepted
 //!    there was so by a proposer that did not know of the stop, and nobody can have taken it for decided, for the slots before it were not.
 //! 4. What was accepted in an earlier configuration's ballot says nothing of slots that a later one governs.
-//! 5. A candidate that learns that its configuration is over stands no more in it.
+//! 5. A candidate that learns that its configuration is over, or that it has no vote in the one of its ballot, stands no more.
+//! 6. Whoever has seen a ballot of a later configuration stands in that one, although it does not know who takes part in it: what ended those before is
+//!    chosen, and so is everything up to there, or there would be no such ballot. So what an elect quorum of the configuration in force here reports in the
+//!    highest ballots, up to the first stop, *is* what was chosen. Else a group would wait for ever for a leader that is gone, and with it the
+//!    knowledge that the stop was chosen.
 
 use std::collections::BTreeMap;
 
@@ -198,10 +202,6 @@ impl Paxos {
         if durable < candidate.promised_in || self.fetch.is_installing() {
             return;
         }
-        if self.meta.promise.ballot().config != self.members.number() {
-            self.become_follower(None);
-            return;
-        }
         let told = &candidate.told;
         let has_told = |replica| replica == id || told.get(&replica).is_some_and(|told| told.done);
         if !self.members.config().is_elect_quorum(has_told) {
@@ -210,17 +210,61 @@ impl Paxos {
         if told.values().any(|told| told.done && told.chosen > chosen) {
             return; // It is asked for.
         }
+        if self.meta.promise.ballot().config > self.members.number() {
+            self.recover_stop();
+            return;
+        }
         let told = std::mem::take(&mut candidate.told);
         let reports = std::mem::take(&mut candidate.reports);
         self.take_office(&told, reports);
     }
 
-    fn take_office(&mut self, told: &BTreeMap<ReplicaId, Told>, mut reports: BTreeMap<Slot, Reports<Entry>>) {
-        let number = self.members.number();
+    /// The ballot is of a later configuration: learns what ended the one in force, and goes on with those who take part in what follows.
+    fn recover_stop(&mut self) {
+        let mut reports = match &self.role {
+            Role::Candidate(candidate) => candidate.reports.clone(),
+            Role::Follower | Role::Leader(_) => return,
+        };
+        self.add_own(&mut reports);
+        let (mut chosen, mut upto) = (Vec::new(), self.chosen);
+        let stop = loop {
+            upto = upto.next();
+            let Some(value) = reports.remove(&upto).and_then(Reports::binding) else { break false };
+            let is_stop = value.kind == Kind::Config;
+            chosen.push(value);
+            if is_stop {
+                break true;
+            }
+        };
+        if !stop {
+            self.become_follower(None);
+            return;
+        }
+        self.learn(&chosen, upto);
+        self.note_progress();
+        for to in self.other_voters() {
+            let has_told = match &self.role {
+                Role::Candidate(candidate) => candidate.told.get(&to).is_some_and(|told| told.done),
+                Role::Follower | Role::Leader(_) => return,
+            };
+            if !has_told {
+                self.send_prepare(to);
+            }
+        }
+        self.finish_if_recovered();
+    }
+
+    /// What was accepted here above what is known chosen.
+    fn add_own(&self, reports: &mut BTreeMap<Slot, Reports<Entry>>) {
         for entry in self.log.entries(self.chosen.next(), self.log.last()) {
             let report = Acceptance { ballot: entry.ballot, value: entry.clone() };
             reports.entry(entry.slot).or_default().add(report);
         }
+    }
+
+    fn take_office(&mut self, told: &BTreeMap<ReplicaId, Told>, mut reports: BTreeMap<Slot, Reports<Entry>>) {
+        let number = self.members.number();
+        self.add_own(&mut reports);
         // Everything from `chosen` on is governed by the configuration in force.
         let counts = |report: &Entry| report.ballot.config == number;
         #[cfg(feature = "mutants")]

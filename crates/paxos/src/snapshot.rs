@@ -24,8 +24,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fetch {
     Idle,
-    /// The host fetches one.
-    Asked,
+    /// The host fetches one, which this replica offered last.
+    Asked(ReplicaId),
     /// The host makes it the state. The log in memory starts after it already; nothing is accepted meanwhile.
     Installing(Mark),
 }
@@ -42,7 +42,7 @@ impl Fetch {
 
 impl Paxos {
     pub(crate) fn on_snapshot_offer(&mut self, from: ReplicaId, at_least: Slot) {
-        if !self.fetch.is_idle() {
+        if self.fetch.is_installing() {
             return;
         }
         if at_least <= self.received {
@@ -53,20 +53,22 @@ impl Paxos {
         self.fetch_snapshot(from, at_least);
     }
 
-    /// From whoever offered it, or from any other voter.
+    /// From whoever offered it, or from any other voter. Whoever offers one while another is fetched may be needed, since that one's source may be
+    /// gone; of the others, which may be gone too, the host has heard.
     pub(crate) fn fetch_snapshot(&mut self, from: ReplicaId, at_least: Slot) {
-        if !self.fetch.is_idle() {
+        if self.fetch.is_installing() || self.fetch == Fetch::Asked(from) {
             return;
         }
+        let is_first = self.fetch.is_idle();
         let voters = self.members.config().voters.iter().copied();
-        let others = voters.filter(|replica| *replica != from && *replica != self.id);
-        let from = std::iter::once(from).chain(others).collect();
-        self.fetch = Fetch::Asked;
-        self.outbox.push(Effect::FetchSnapshot { at_least, from });
+        let others = voters.filter(|replica| is_first && *replica != from && *replica != self.id);
+        let sources = std::iter::once(from).chain(others).collect();
+        self.fetch = Fetch::Asked(from);
+        self.outbox.push(Effect::FetchSnapshot { at_least, from: sources });
     }
 
     pub(crate) fn on_snapshot_failed(&mut self) {
-        if self.fetch == Fetch::Asked {
+        if matches!(self.fetch, Fetch::Asked(_)) {
             self.fetch = Fetch::Idle;
         }
     }
@@ -83,6 +85,8 @@ impl Paxos {
             return;
         }
         let known = meta.slot <= self.chosen || meta.config.number < self.members.number();
+        #[cfg(feature = "mutants")]
+        let known = known && !conclave_consensus::Mutant::DelayedSnapshotForgets.is_on();
         if self.is_leader() || known {
             return;
         }

@@ -36,6 +36,16 @@ impl Engine {
         Self::ALL.into_iter().find(|engine| engine.name() == name)
     }
 
+    /// The bugs that it, or what is around it, can have.
+    #[cfg(feature = "mutants")]
+    pub fn mutants(self) -> impl Iterator<Item = conclave_consensus::Mutant> {
+        let has = move |mutant: &conclave_consensus::Mutant| match self {
+            Self::Raft => !mutant.is_of_paxos(),
+            Self::Paxos => !mutant.is_of_raft(),
+        };
+        conclave_consensus::Mutant::ALL.iter().copied().filter(has)
+    }
+
     /// Whether an entry may follow on one alone: in a log that has no gaps, and is truncated where it differs.
     pub(crate) fn matches_logs(self) -> bool {
         self == Self::Raft

@@ -37,7 +37,7 @@ Usage: conclave-sim --seeds A..B [--engine NAME] [--hours N] [--seconds N] [--on
   --once          run each seed once instead of twice
   --threads N     run so many seeds at a time (default 1)
   --mutant NAME   put a bug in (in a build with the feature `mutants`) and stop at the first seed in which it is seen
-  --mutants       list the bugs that can be put in
+  --mutants       list the bugs that can be put in around the engine
   --brief         say nothing of a seed unless it is violated, and what all came to now and then
   --verbose       print the seed's options and every event
 Exit code 1 if anything was violated.";
@@ -51,6 +51,8 @@ struct Arguments {
     limit: SimTime,
     once: bool,
     brief: bool,
+    /// Say what can be put in, and do nothing.
+    lists_mutants: bool,
     threads: NonZeroUsize,
     plan: Plan,
 }
@@ -61,6 +63,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
         limit: SimTime::MAX,
         once: false,
         brief: false,
+        lists_mutants: false,
         threads: NonZeroUsize::MIN,
         plan: Plan::of(0),
     };
@@ -96,11 +99,12 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
             }
             "--once" => parsed.once = true,
             "--brief" => parsed.brief = true,
+            "--mutants" => parsed.lists_mutants = true,
             "--verbose" => parsed.plan.print = true,
             other => return Err(format!("unknown argument {other}")),
         }
     }
-    if parsed.seeds.is_empty() {
+    if parsed.seeds.is_empty() && !parsed.lists_mutants {
         return Err("--seeds A..B names no seed".to_owned());
     }
     Ok(parsed)
@@ -118,11 +122,11 @@ fn put_in(_: &mut Arguments, _: &str) -> Result<(), String> {
     Err("this build has no mutants: build it with the feature `mutants`".to_owned())
 }
 
-fn list_mutants() {
+fn list_mutants(engine: Engine) {
     #[cfg(feature = "mutants")]
-    for mutant in conclave_consensus::Mutant::ALL.iter().filter(|mutant| !mutant.is_of_paxos()) {
-        println!("{}", mutant.name());
-    }
+    engine.mutants().for_each(|mutant| println!("{}", mutant.name()));
+    #[cfg(not(feature = "mutants"))]
+    let _ = engine;
 }
 
 fn seeds(text: &str) -> Option<Range<u64>> {
@@ -138,11 +142,11 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    if std::env::args().any(|argument| argument == "--mutants") {
-        list_mutants();
-        return ExitCode::SUCCESS;
-    }
     match parse(std::env::args().skip(1)) {
+        Ok(arguments) if arguments.lists_mutants => {
+            list_mutants(arguments.plan.engine);
+            ExitCode::SUCCESS
+        }
         Ok(arguments) => ExitCode::from(u8::from(run_all(&arguments).failed > 0)),
         Err(why) => {
             eprintln!("{why}\n\n{USAGE}");

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod garbage;
+mod golden;
 mod lease;
 mod membership;
 #[cfg(feature = "mutants")]

@@ -274,6 +274,77 @@ fn a_joint_configuration_is_left_by_whoever_leads_next() {
     }
 }
 
+/// Whoever knew that the stop was chosen is gone for good. Of the others one promised a ballot of the next configuration, and takes part in the old one no more.
+#[test]
+fn what_ended_a_configuration_is_found_without_whoever_knew_it() {
+    for (promises, lost) in [(2, None), (3, None), (2, Some(Slot(4))), (2, Some(Slot(5))), (3, Some(Slot(4)))]
+    {
+        let mut cluster = led_by_one(3);
+        cluster.propose(replica(1), 3).unwrap();
+        cluster.run(HEARTBEAT);
+        cluster.propose(replica(1), 1).unwrap();
+        cluster.reconfigure(replica(1), &[Change::AddLearner(NodeId(4))]).unwrap();
+        while cluster.status(replica(1)).ballot.config == 0 {
+            let is_lost = |entry: &conclave_consensus::Entry| Some(entry.slot) == lost;
+            cluster
+                .network
+                .retain(|message| message.to != replica(2) || !message.entries.iter().any(is_lost));
+            cluster.sync_all();
+            assert!(cluster.deliver_at(0));
+        }
+        cluster.network.clear();
+        cluster.sync(replica(1));
+        cluster.network.retain(|message| message.to == replica(promises));
+        assert_eq!(cluster.under_way("prepare 1.").len(), 1);
+        cluster.crash(replica(1));
+        cluster.settle();
+        assert_eq!(cluster.status(replica(promises)).ballot.config, 1);
+        cluster.run(ELECTION * 8);
+        let leader = cluster.serving().unwrap_or_else(|| panic!("nobody leads: {promises} {lost:?}"));
+        let learner = on(&cluster, leader, 4);
+        assert!(cluster.status(leader).config.learners.contains(&learner));
+        cluster.propose(leader, 1).unwrap();
+        cluster.run(HEARTBEAT * 2);
+        assert_eq!(cluster.nodes[&learner].delivered, cluster.nodes[&leader].delivered);
+    }
+}
+
+#[test]
+fn who_stands_in_a_configuration_and_learns_that_it_has_no_vote_there_gives_up() {
+    let mut cluster = led_by_one(4);
+    cluster.reconfigure(replica(1), &[Change::Remove(replica(4))]).unwrap();
+    // 1 leads in the last configuration, and 2 is about to hear what came before it.
+    while !cluster.status(replica(1)).serving || cluster.status(replica(1)).ballot.config < 2 {
+        cluster.sync_all();
+        assert!(cluster.deliver_at(0));
+    }
+    let is_late = |message: &conclave_consensus::Message| describe(message).starts_with("1→2 accept 2.");
+    cluster.network.retain(is_late);
+    let late = cluster.network.pop_front().unwrap();
+    cluster.crash(replica(1));
+    // 4 stands in it before the others look for a leader, and learns only then that it has no vote.
+    cluster.stalled.insert(replica(4));
+    while cluster.status(replica(4)).ballot.replica != replica(4) {
+        cluster.now = cluster.now.after(ELECTION / 5);
+        cluster.input(replica(4), Input::Tick).unwrap();
+        cluster.settle();
+    }
+    assert_eq!(cluster.status(replica(4)).ballot.config, 2);
+    cluster.input(replica(2), Input::Message(late)).unwrap();
+    cluster.sync(replica(2));
+    cluster.network.clear();
+    cluster.now = cluster.now.after(ELECTION * 2);
+    cluster.stalled.clear();
+    for _ in 0..100 {
+        cluster.sync_all();
+        cluster.deliver_at(0);
+        assert_ne!(cluster.serving(), Some(replica(4)), "it has no vote");
+    }
+    assert_eq!(cluster.status(replica(4)).config.number, 2);
+    cluster.run(ELECTION * 4);
+    assert!([replica(2), replica(3)].contains(&cluster.serving().unwrap()));
+}
+
 #[test]
 fn who_was_removed_is_destroyed_only_when_the_others_remember_that_without_it() {
     let mut cluster = led_by_one(2);

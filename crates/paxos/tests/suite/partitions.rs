@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use conclave_consensus::ReplicaId;
+use conclave_consensus::{Input, ReplicaId};
 use conclave_paxos::PaxosConfig;
 use proptest::prelude::*;
 
@@ -168,7 +168,7 @@ pub(crate) fn a_higher_promise_of_one_that_was_away_costs_one_election() {
     // 3 stands and promises itself, and is cut off before anyone hears of it.
     cluster.crash(replica(1));
     cluster.now = cluster.now.after(ELECTION * 2);
-    cluster.input(replica(3), conclave_consensus::Input::Tick).unwrap();
+    cluster.input(replica(3), Input::Tick).unwrap();
     while cluster.status(replica(3)).ballot.replica != replica(3) {
         assert!(cluster.deliver_at(0));
     }
@@ -213,4 +213,51 @@ proptest! {
             rests(&mut cluster);
         }
     }
+}
+
+/// Answers to the search that it began before come late: they are no reason to take the ballot back that it just promised.
+#[test]
+fn whoever_promised_another_gives_it_time() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.now = cluster.now.after(ELECTION * 3);
+    cluster.input(replica(3), Input::Tick).unwrap();
+    while !cluster.under_way("3→").is_empty() {
+        cluster.deliver_at(0);
+    }
+    let late: Vec<_> = cluster.network.drain(..).collect();
+    assert_eq!(late.len(), 2);
+    cluster.input(replica(2), Input::Tick).unwrap();
+    while cluster.status(replica(3)).ballot.replica != replica(2) {
+        cluster.sync_all();
+        assert!(cluster.deliver_at(0));
+    }
+    for message in late {
+        cluster.input(replica(3), Input::Message(message)).unwrap();
+    }
+    assert_eq!(cluster.status(replica(3)).ballot.replica, replica(2));
+    cluster.settle();
+    assert_eq!(cluster.serving(), Some(replica(2)));
+}
+
+/// One that stood beside the leader that was elected promised itself a higher ballot. Nobody else promises it, and the leader's followers elect it anew.
+#[test]
+fn whoever_stood_too_late_deposes_nobody() {
+    let mut cluster = Cluster::new(5, 1);
+    cluster.now = cluster.now.after(ELECTION * 3);
+    cluster.stalled.insert(replica(5));
+    cluster.input(replica(5), Input::Tick).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.status(replica(5)).ballot.replica, replica(5));
+    cluster.input(replica(1), Input::Tick).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.serving(), Some(replica(1)));
+    let ids = cluster.propose(replica(1), 2).unwrap();
+    cluster.stalled.clear();
+    cluster.settle();
+    assert_eq!(cluster.serving(), Some(replica(1)), "no time passed");
+    assert_eq!(cluster.status(replica(5)).leader, Some(replica(1)));
+    assert!(ids.iter().all(|id| cluster.chosen.values().any(|entry| entry.id == *id)));
+    cluster.run(ELECTION * 3);
+    assert_eq!(cluster.serving(), Some(replica(1)));
+    cluster.check_outcomes();
 }

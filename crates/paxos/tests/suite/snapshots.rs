@@ -78,6 +78,27 @@ fn a_fetch_that_failed_is_asked_for_again() {
     assert_eq!(cluster.nodes[&replica(3)].delivered, Slot(20));
 }
 
+/// The leader that offered one may be gone, and a replica that was just added knows of no other that has one.
+#[test]
+fn who_else_offers_a_snapshot_is_named_while_one_is_fetched() {
+    let mut cluster = with_laggard();
+    cluster.restart(replica(3));
+    cluster.run(HEARTBEAT * 3);
+    assert_eq!(cluster.nodes[&replica(3)].fetching.clone().unwrap().1[0], replica(1));
+    cluster.transfer(replica(1), replica(2)).unwrap();
+    cluster.run(HEARTBEAT * 3);
+    cluster.crash(replica(1));
+    cluster.run(HEARTBEAT * 3);
+    assert_eq!(
+        cluster.nodes[&replica(3)].fetching.clone().unwrap().1,
+        [replica(2)],
+        "of the others it knows"
+    );
+    assert!(cluster.fetch(replica(3)));
+    cluster.run(HEARTBEAT * 3);
+    assert_eq!(cluster.nodes[&replica(3)].delivered, cluster.nodes[&replica(2)].delivered);
+}
+
 #[test]
 fn a_crash_before_the_snapshot_is_the_state_leaves_the_old_one() {
     let mut cluster = with_laggard();

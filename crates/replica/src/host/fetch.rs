@@ -7,9 +7,9 @@
 //! # When a source fails
 //! - A piece that does not come is asked for again: after a `timeout`, or twice the time that pieces take if that is longer, and then
 //!   after twice as long each time, up to eight times; after sixteen timeouts in any case.
-//! - A source that is silent for [`PATIENCE`] timeouts, or twice as long as between its last pieces, gives way to the next one known; where there is no other, it is given up after [`SILENCE_MAX`] while
-//!   nothing was received.
-//! - The next source goes on where the last one ended if it has the same snapshot. If those that answer have not, it begins anew with one of them; but
+//! - A source that is silent for [`PATIENCE`] timeouts, or twice as long as between its last pieces, gives way to another, first to whoever offered last; where there is
+//!   no other, it is given up after [`SILENCE_MAX`] while nothing was received.
+//! - The next source goes on where the last one ended if it has the same snapshot. If those that answer have not, it begins anew with one of them, and with the silent ones last; but
 //!   before much is thrown away, the silent ones are asked again for as long as it takes to fetch that much at 16 MiB a second, 60 timeouts at most.
 //! - A transfer that stores nothing for [`STANDSTILL_MAX`] timeouts is given up, and so is one of which nothing was received and that no source serves. The core
 //!   asks again when it still sees need; what was received is kept for [`KEPT_FOR`] timeouts, for it to go on with.
@@ -32,7 +32,7 @@ const STANDSTILL_MAX: u32 = 60;
 pub(super) const KEPT_FOR: u32 = 120;
 /// What was received is worth a second of waiting for each so many bytes.
 const WORTH_A_SECOND_BYTES: u64 = 16 << 20;
-/// How many sources are remembered; of those offered beyond, none.
+/// How many sources are remembered; beyond, those go that were offered first.
 const SOURCES_MAX: usize = 8;
 /// By how much the wait for a piece grows at most.
 const BACKOFF_MAX: u32 = 8;
@@ -43,6 +43,7 @@ pub(super) struct Fetch {
     id: u64,
     generation: u64,
     at_least: Slot,
+    /// Those offered last first.
     sources: Vec<Source>,
     /// Which of them is asked.
     current: usize,
@@ -151,7 +152,7 @@ impl Fetch {
             heard: now,
             hope: None,
         };
-        fetch.add_sources(sources);
+        fetch.prefer(sources);
         fetch
     }
 
@@ -290,7 +291,7 @@ impl Fetch {
     /// Others can serve too.
     pub(super) fn offered(&mut self, at_least: Slot, sources: &[NodeId]) {
         self.at_least = self.at_least.max(at_least);
-        self.add_sources(sources);
+        self.prefer(sources);
     }
 
     /// It was given up, and the core asks for it again: these sources first, then those that it had.
@@ -301,21 +302,31 @@ impl Fetch {
         sources: &[NodeId],
         steps: &mut Vec<FetchStep>,
     ) {
-        let known: Vec<NodeId> = self.sources.drain(..).map(|source| source.node).collect();
         self.offered(at_least, sources);
-        self.add_sources(&known);
+        for source in &mut self.sources {
+            source.standing = Standing::Fresh;
+        }
         self.progressed = now;
         self.turn_to(0, now, steps);
     }
 
-    fn add_sources(&mut self, nodes: &[NodeId]) {
+    /// These are asked before others that are not asked now: who offers last lives, and has what the core asks for.
+    fn prefer(&mut self, nodes: &[NodeId]) {
+        let current = self.sources.get(self.current).map(|source| source.node);
+        let mut known = std::mem::take(&mut self.sources);
+        known.retain(|source| !nodes.contains(&source.node));
         for &node in nodes {
-            if let Some(source) = self.sources.iter_mut().find(|source| source.node == node) {
-                source.standing = Standing::Fresh;
-            } else if self.sources.len() < SOURCES_MAX {
+            if !self.sources.iter().any(|source| source.node == node) {
                 self.sources.push(Source { node, standing: Standing::Fresh });
             }
         }
+        self.sources.append(&mut known);
+        while self.sources.len() > SOURCES_MAX
+            && let Some(last) = self.sources.iter().rposition(|source| Some(source.node) != current)
+        {
+            self.sources.remove(last);
+        }
+        self.current = self.sources.iter().position(|source| Some(source.node) == current).unwrap_or(0);
     }
 
     /// The present source fails: on to another, or to the end.
@@ -327,13 +338,15 @@ impl Fetch {
         if self.handed == 0 {
             return steps.push(FetchStep::GiveUp);
         }
-        if let Some(answers) = self.with(Standing::Refused) {
+        if self.with(Standing::Refused).is_some() {
             let worth = Duration::from_millis(self.bytes.saturating_mul(1_000) / WORTH_A_SECOND_BYTES);
             let hope = *self.hope.get_or_insert(now.after(worth.min(self.timeout * STANDSTILL_MAX)));
             if now >= hope || self.with(Standing::Silent).is_none() {
-                let first = self.sources[answers].node;
-                let others = self.sources.iter().map(|source| source.node).filter(|node| *node != first);
-                let sources = std::iter::once(first).chain(others).collect();
+                let standing = |silent| {
+                    let of = |source: &&Source| (source.standing == Standing::Silent) == silent;
+                    self.sources.iter().filter(of).map(|source| source.node).collect::<Vec<_>>()
+                };
+                let sources = [standing(false), standing(true)].concat();
                 return steps.push(FetchStep::Anew { sources });
             }
         }

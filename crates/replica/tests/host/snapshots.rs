@@ -217,6 +217,23 @@ fn a_silent_source_gives_way_to_one_that_offers_meanwhile() {
     assert_eq!(stores(&it.small(20, 1)), [1]);
 }
 
+/// A leader that comes after another has what is needed; the one before, and what that one knew of, may be gone.
+#[test]
+fn whoever_offered_last_is_asked_first_and_who_is_silent_last() {
+    let mut it = Fetching::from(&[2, 3]);
+    it.three_of(20);
+    it.fixture.step(it.now, says(9, 90));
+    assert_eq!(asked(&offer(&mut it.fixture, 9, &[9])), []);
+    let effects = it.pass(SECOND * 2 + SECOND / 5);
+    assert_eq!(asked(&effects).last(), Some(&(90, 3)), "20 is silent");
+    assert_eq!(asked(&it.refuses(90, 3)), [(30, 3)]);
+    let effects = it.refuses(30, 3);
+    assert_eq!(pulls(&effects), [(90, it.fetch + 1, 0, 0)], "anew");
+    it.fetch += 1;
+    assert_eq!(asked(&it.refuses(90, 0)), [(30, 0)]);
+    assert_eq!(asked(&it.refuses(30, 0)), [(20, 0)]);
+}
+
 #[test]
 fn another_source_goes_on_with_what_is_here() {
     let mut it = Fetching::from(&[2, 3]);

@@ -3,6 +3,8 @@
 //! * Who votes changes through a joint configuration alone, and a joint one is left for its incoming voters (section 4.3).
 //! * A leader appends a configuration only after an entry of its own term is committed (Ongaro's note of 2015 on section 4.1): before, the
 //!   one in force may not be what a leader between has made of it.
+//! * Where configurations are numbered, a leader appends the one whose number follows on that of its ballot, and nothing beyond it in that ballot: it
+//!   is what ends the configuration (Lampson 1996; *Omni-Paxos*, section 6).
 //! * A log begins with the configuration that the group was founded with.
 //! * A snapshot and a checkpoint carry the membership as of their last slot.
 
@@ -17,7 +19,8 @@ const NAME: &str = "membership";
 /// Remembers the configurations of every log, and the chosen ones.
 #[derive(Debug, Default)]
 pub struct MembershipRules {
-    logs: BTreeMap<u64, BTreeMap<Slot, Config>>,
+    /// Each with the ballot of its entry.
+    logs: BTreeMap<u64, BTreeMap<Slot, (Ballot, Config)>>,
     chosen: BTreeMap<Slot, Config>,
     /// Who has a vote in any that was ever in a log.
     voters: BTreeSet<ReplicaId>,
@@ -35,14 +38,19 @@ impl MembershipRules {
 
     /// A node booted with a state of `slot`, and these entries above.
     pub fn booted(&mut self, node: u64, slot: Slot, config: &Config, entries: &[Entry]) {
-        self.logs.insert(node, BTreeMap::from([(slot, config.clone())]));
+        self.logs.insert(node, BTreeMap::from([(slot, (Ballot::default(), config.clone()))]));
         entries.iter().for_each(|entry| self.put(node, entry));
     }
 
+    /// What stood at the slot before stands there no more.
     fn put(&mut self, node: u64, entry: &Entry) {
-        if let (Kind::Config, Ok(config)) = (entry.kind, Config::decode(&entry.payload)) {
-            self.voters.extend(config.members().filter(|replica| config.is_voter(*replica)));
-            self.logs.entry(node).or_default().insert(entry.slot, config);
+        let log = self.logs.entry(node).or_default();
+        match (entry.kind, Config::decode(&entry.payload)) {
+            (Kind::Config, Ok(config)) => {
+                self.voters.extend(config.members().filter(|replica| config.is_voter(*replica)));
+                log.insert(entry.slot, (entry.ballot, config));
+            }
+            _ => drop(log.remove(&entry.slot)),
         }
     }
 
@@ -55,7 +63,7 @@ impl MembershipRules {
     /// The last configuration of a node's log.
     #[must_use]
     pub fn in_force(&self, node: u64) -> Option<&Config> {
-        self.logs.get(&node)?.values().next_back()
+        self.logs.get(&node)?.values().next_back().map(|(_, config)| config)
     }
 
     /// Whether a configuration in any log has ever given a replica a vote.
@@ -68,7 +76,13 @@ impl MembershipRules {
     pub fn from(&self, node: u64, slot: Slot) -> impl Iterator<Item = &Config> + Clone {
         let log = self.logs.get(&node);
         let first = log.and_then(|log| log.range(..=slot).next_back()).map_or(slot, |(at, _)| *at);
-        log.into_iter().flat_map(move |log| log.range(first..)).map(|(_, config)| config)
+        log.into_iter().flat_map(move |log| log.range(first..)).map(|(_, (_, config))| config)
+    }
+
+    /// The configuration of a number in a node's log below `slot`, if it is numbered there. It is the first: beyond it, what lost against it may still stand.
+    pub fn numbered(&self, node: u64, number: u64, slot: Slot) -> Option<&Config> {
+        let mut log = self.logs.get(&node)?.range(..slot).map(|(_, (_, config))| config);
+        log.find(|config| config.number == number)
     }
 
     /// A node's log is changed; by itself if it leads in the ballot.
@@ -87,7 +101,8 @@ impl MembershipRules {
                 for entry in entries {
                     if entry.slot == Slot(1) && self.founding_in_log {
                         self.check_first(node, entry)?;
-                    } else if entry.kind == Kind::Config && leads == Some(entry.ballot) {
+                    } else if leads == Some(entry.ballot) {
+                        self.check_beyond(node, entry)?;
                         self.check_next(node, entry, disks)?;
                     }
                     self.put(node, entry);
@@ -105,7 +120,7 @@ impl MembershipRules {
     pub fn reset(&mut self, node: u64, meta: &SnapshotMeta, holds: impl Fn(Slot) -> bool) {
         let log = self.logs.entry(node).or_default();
         log.retain(|slot, _| *slot > meta.slot && holds(*slot));
-        log.insert(meta.slot, meta.config.clone());
+        log.insert(meta.slot, (meta.ballot, meta.config.clone()));
     }
 
     /// Whoever joins and replays the log has it from there alone who decided in the beginning.
@@ -120,24 +135,43 @@ impl MembershipRules {
         }
     }
 
-    fn check_next(&self, node: u64, entry: &Entry, disks: &DurableLog) -> Result<(), Violation> {
-        let (Some(now), Ok(next)) = (self.in_force(node), Config::decode(&entry.payload)) else {
-            return Ok(());
+    /// A leader appends nothing beyond what ends the configuration of its ballot.
+    fn check_beyond(&self, node: u64, entry: &Entry) -> Result<(), Violation> {
+        let (slot, ended) = (entry.slot, entry.ballot.config + 1);
+        let mut log = self.logs.get(&node).into_iter().flat_map(|log| log.range(..slot));
+        let ends = |(_, (ballot, config)): &(&Slot, &(Ballot, Config))| {
+            *ballot == entry.ballot && config.number == ended
         };
+        let Some((at, _)) = log.find(ends) else { return Ok(()) };
+        let what = format!(
+            "node {node} appends slot {slot} in a ballot whose configuration ends at slot {at} with number {ended}"
+        );
+        Err(Violation::new(NAME, what))
+    }
+
+    fn check_next(&self, node: u64, entry: &Entry, disks: &DurableLog) -> Result<(), Violation> {
+        if entry.kind != Kind::Config {
+            return Ok(());
+        }
+        let Ok(next) = Config::decode(&entry.payload) else { return Ok(()) };
+        let is_numbered = next.number > 0;
+        let now = if is_numbered {
+            self.numbered(node, entry.ballot.config, entry.slot)
+        } else {
+            self.in_force(node)
+        };
+        if now.is_none() && !is_numbered {
+            return Ok(());
+        }
         let broken = |what: &str| {
             let (slot, term) = (entry.slot, entry.ballot.round);
             let what =
                 format!("node {node} appends {next:?} at slot {slot} in term {term} after {now:?}: {what}");
             Err(Violation::new(NAME, what))
         };
-        // Where configurations are numbered the ballot names the one that it is of, and what ends that one is the next.
-        let is_numbered = next.number > 0;
-        if is_numbered && *now == next {
-            return Ok(());
-        }
-        if is_numbered && (entry.ballot.config, next.number) != (now.number, now.number + 1) {
+        let Some(now) = now.filter(|now| !is_numbered || next.number == now.number + 1) else {
             return broken("the next configuration is numbered next, and in a ballot of the one before");
-        }
+        };
         if !follows(now, &next) {
             return broken("who votes changes through a joint configuration");
         }
@@ -265,6 +299,54 @@ mod tests {
         assert!(
             chosen(&[&joint, &joint.after_joint(), &Config { next_replica, ..joint.after_joint() }]).is_err()
         );
+    }
+
+    /// What a leader of a ballot appends in turn to a log that has configuration 1 at slot 4, and beyond it one that lost.
+    fn appends_numbered(ballots: u64, entries: &[(u64, Kind, &Config)]) -> Result<(), Violation> {
+        let mut check = MembershipRules::default();
+        let ballot = |config| Ballot { config, round: 9, replica: ReplicaId(1) };
+        let stands = |slot, number| {
+            let config = Config { number, ..three() };
+            Entry { ballot: ballot(number - 1), ..entry(slot, 9, Kind::Config, &config) }
+        };
+        check.booted(1, Slot(0), &three(), &[stands(4, 1), stands(8, 1)]);
+        entries.iter().try_for_each(|(slot, kind, config)| {
+            let ballot = ballot(ballots);
+            let op = LogOp::Put(Entry { ballot, ..entry(*slot, 9, *kind, config) }.into());
+            check.change(1, &op, Some(ballot), &DurableLog::default())
+        })
+    }
+
+    #[test]
+    fn numbered_configurations_end_the_one_of_the_ballot() {
+        let learner = three().changed(&[MembershipChange::AddLearner(NodeId(4))], ReplicaId(0)).unwrap();
+        let numbered = |number| Config { number, ..learner.clone() };
+        let (two, three) = (numbered(2), numbered(3));
+        assert_eq!(
+            appends_numbered(1, &[(9, Kind::Config, &two)]),
+            Ok(()),
+            "what lost beyond slot 4 is nothing"
+        );
+        assert!(appends_numbered(1, &[(9, Kind::Config, &three)]).is_err(), "not the next number");
+        assert!(
+            appends_numbered(2, &[(9, Kind::Config, &three)]).is_err(),
+            "in a ballot of one it does not hold"
+        );
+        for kind in [Kind::Command, Kind::Config] {
+            let beyond = [(9, Kind::Config, &two), (10, kind, &two)];
+            assert!(appends_numbered(1, &beyond).is_err(), "{kind:?} beyond the end");
+        }
+    }
+
+    #[test]
+    fn what_is_written_over_counts_no_more() {
+        let mut check = MembershipRules::default();
+        let learner = three().changed(&[MembershipChange::AddLearner(NodeId(4))], ReplicaId(0)).unwrap();
+        check.booted(1, Slot(0), &three(), &[entry(4, 1, Kind::Config, &learner)]);
+        assert_eq!(check.in_force(1), Some(&learner));
+        let op = LogOp::Put(entry(4, 2, Kind::Noop, &learner).into());
+        check.change(1, &op, None, &DurableLog::default()).unwrap();
+        assert_eq!(check.in_force(1), Some(&three()));
     }
 
     #[test]

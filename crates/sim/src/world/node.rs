@@ -520,8 +520,15 @@ impl Node {
                     context.checks.elections.leads(node, ballot)?;
                     if let (false, Some(status)) = (led, life.host.status(GROUP)) {
                         let rules = &context.checks.membership;
-                        let configs = rules.from(self.id, status.committed);
-                        check_leader_votes(node, status.replica, configs, rules.had_vote(status.replica))?;
+                        let had_vote = rules.had_vote(status.replica);
+                        if context.engine.governs_itself() {
+                            let configs = rules.from(self.id, status.committed);
+                            check_leader_votes(node, status.replica, configs, had_vote)?;
+                        } else {
+                            // That of its ballot, to the end: it leads the others to the next, with or without a vote there.
+                            let config = rules.numbered(self.id, ballot.config, Slot(u64::MAX));
+                            check_leader_votes(node, status.replica, config.into_iter(), false)?;
+                        }
                     }
                     if !serving {
                         context.ambush_new_leader(self.id);
