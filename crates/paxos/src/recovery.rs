@@ -170,6 +170,10 @@ impl Paxos {
         if Slot(promise.from) > told.next.max(chosen.next()) || told.done {
             return;
         }
+        // A page that came before asks for nothing: of repeated ones each would ask for the next again, and more would come of it at every page.
+        if Slot(promise.next) <= told.next && !promise.done {
+            return;
+        }
         (told.next, told.done) = (told.next.max(Slot(promise.next)), promise.done);
         let done = told.done;
         candidate.progress_at = self.now;

@@ -106,6 +106,29 @@ fn a_value_in_a_gap_that_was_chosen_is_not_replaced_by_a_no_op() {
     assert_eq!(cluster.nodes[&replica(3)].delivered, Slot(2));
 }
 
+/// Else each repetition would ask for the next page, and of that as many more would come.
+#[test]
+fn a_page_that_is_told_again_asks_for_nothing() {
+    let config = PaxosConfig { message_bytes_max: 1, ..PaxosConfig::default() };
+    let mut cluster = Cluster::with(3, 0, 1, config);
+    cluster.elect_this(replica(1));
+    cluster.cut.extend([(replica(2), replica(1)), (replica(3), replica(1))]);
+    cluster.propose(replica(1), 4).unwrap();
+    cluster.settle();
+    cluster.crash(replica(1));
+    cluster.now = cluster.now.after(ELECTION * 3);
+    cluster.input(replica(2), Input::Tick).unwrap();
+    while cluster.under_way("3→2 promise").is_empty() {
+        cluster.sync_all();
+        assert!(cluster.deliver_at(0));
+    }
+    let page = cluster.network.back().unwrap().clone();
+    for _ in 0..3 {
+        cluster.input(replica(2), Input::Message(page.clone())).unwrap();
+    }
+    assert_eq!(cluster.under_way("2→3 prepare").len(), 1);
+}
+
 #[test]
 fn promises_are_told_in_bounded_pages() {
     let config = PaxosConfig { message_bytes_max: 200, ..PaxosConfig::default() };
