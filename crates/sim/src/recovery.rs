@@ -56,7 +56,7 @@ impl Case {
 
     /// Who leads before.
     fn leader(self, seed: u64) -> u64 {
-        if self == Self::Chained && seed % 2 == 0 { 1 } else { NODES }
+        if self == Self::Chained && seed.is_multiple_of(2) { 1 } else { NODES }
     }
 
     /// The pairs that hear each other from then on.
