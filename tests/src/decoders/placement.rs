@@ -123,7 +123,7 @@ fn described(from: &mut Source<'_>) -> Cluster {
     }
     Cluster {
         slack: Slack::thousandths(u32::from(from.byte()) * 5).unwrap_or_default(),
-        may_share_zones: from.byte() % 2 == 0,
+        may_share_zones: from.byte().is_multiple_of(2),
         members,
         pins,
     }
