@@ -1,6 +1,6 @@
 //! The history in the order of its revisions, a page at a time: what watches are served from.
 //!
-//! A page takes the newest changes from the head, in memory, and older ones from the engine's [`history`](crate::history). It holds whole revisions. What it
+//! A page takes the newest changes from the head, in memory, and older ones from the engine's [`history`]. It holds whole revisions. What it
 //! lacks at first (values that only the engine has, and what keys were before) is fetched for those changes alone that somebody wants.
 //!
 //! Changes in memory can be read whatever was compacted since, so that nobody who keeps up loses one to a compaction.

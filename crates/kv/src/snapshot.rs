@@ -200,6 +200,9 @@ fn read_header(header: SnapshotHeader, generation: u64) -> Result<Checkpoint, St
     if readable < 1 || top < readable || top > NUMBER_MAX as i64 || compact_revision > readable {
         return Err(damaged("a snapshot whose revisions contradict each other"));
     }
+    if !(0..=top + 1).contains(&record.history_revision) {
+        return Err(damaged("a snapshot whose history begins where it cannot"));
+    }
     let cursor = &record.compact_cursor;
     if !cursor.is_empty() && **cursor != [GENERATIONS] {
         layout::split_generation_key(cursor)?;
