@@ -304,7 +304,7 @@ impl Fetch {
         let known: Vec<NodeId> = self.sources.drain(..).map(|source| source.node).collect();
         self.offered(at_least, sources);
         self.add_sources(&known);
-        self.progressed = now;
+        (self.progressed, self.hope) = (now, None);
         self.turn_to(0, now, steps);
     }
 
@@ -366,7 +366,8 @@ impl Fetch {
     fn patience_ends(&self) -> Time {
         let timeouts = if self.sources.len() == 1 { SILENCE_MAX } else { PATIENCE };
         let ends = self.heard.after((self.timeout * timeouts).max(self.pace * 2));
-        self.hope.map_or(ends, |hope| ends.min(hope))
+        // Who offers again when it is over is asked as anyone is.
+        self.hope.filter(|hope| *hope > self.heard).map_or(ends, |hope| ends.min(hope))
     }
 
     fn standstill_ends(&self) -> Time {
