@@ -172,7 +172,8 @@ impl Raft {
             return;
         }
         let lacks_nothing = self.is_up_to_date(candidacy);
-        self.called |= !lacks_nothing;
+        // One of an earlier term is answered although a leader is heard.
+        self.called |= !lacks_nothing && !self.hears_leader();
         let granted = term >= self.meta.term && lacks_nothing;
         #[cfg(feature = "mutants")]
         if granted && Mutant::PreVoteRefreshesContact.is_on() {

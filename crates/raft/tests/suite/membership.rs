@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use conclave_consensus::{
-    ChangeError, Config, Input, Kind, MembershipChange as Change, NodeId, Outcome, ReadMode, ReplicaId, Slot,
-    StepError,
+    ChangeError, Config, Consensus as _, Input, Kind, MembershipChange as Change, NodeId, Outcome, ReadMode,
+    ReplicaId, Slot, StepError,
 };
 use conclave_raft::RaftConfig;
 
@@ -275,6 +275,27 @@ fn thesis_4_2_2_a_learner_whose_vote_is_counted_on_stands_if_its_log_is_the_long
     cluster.run(ELECTION * 6);
     assert_eq!(cluster.status(leader).ballot, term, "then it rests");
     cluster.check_outcomes();
+}
+
+/// 3 alone knows that 4 is to have a vote, and is of an earlier term than the leader that 4 hears.
+#[test]
+fn thesis_4_2_2_a_learner_that_hears_a_leader_is_not_called_by_a_candidate_of_an_earlier_term() {
+    let mut cluster = Cluster::with(3, 1, 1, RaftConfig::default());
+    cluster.elect_this(replica(3));
+    cluster.run(HEARTBEAT * 2);
+    cluster.isolate(replica(3));
+    cluster.reconfigure(replica(3), &[Change::Promote(replica(4))]).unwrap();
+    cluster.run(ELECTION * 6);
+    let leader = cluster.serving().expect("two of three are connected");
+    assert_eq!(cluster.status(replica(4)).leader, Some(leader));
+    cluster.cut.remove(&(replica(3), replica(4)));
+    cluster.now = cluster.now.after(HEARTBEAT * 3);
+    cluster.input(replica(3), Input::Tick).unwrap();
+    assert_eq!(cluster.under_way("3→4 pre-vote").len(), 1);
+    cluster.network.retain(|message| message.from == replica(3) && message.to == replica(4));
+    assert!(cluster.deliver_at(0));
+    assert_eq!(cluster.under_way("4→3 pre-vote-reply").len(), 1, "it tells of its term");
+    assert_eq!(cluster.nodes[&replica(4)].raft.as_ref().unwrap().next_deadline(), None);
 }
 
 #[test]

@@ -306,7 +306,7 @@ impl Fetch {
         for source in &mut self.sources {
             source.standing = Standing::Fresh;
         }
-        self.progressed = now;
+        (self.progressed, self.hope) = (now, None);
         self.turn_to(0, now, steps);
     }
 
@@ -379,7 +379,8 @@ impl Fetch {
     fn patience_ends(&self) -> Time {
         let timeouts = if self.sources.len() == 1 { SILENCE_MAX } else { PATIENCE };
         let ends = self.heard.after((self.timeout * timeouts).max(self.pace * 2));
-        self.hope.map_or(ends, |hope| ends.min(hope))
+        // Who offers again when it is over is asked as anyone is.
+        self.hope.filter(|hope| *hope > self.heard).map_or(ends, |hope| ends.min(hope))
     }
 
     fn standstill_ends(&self) -> Time {

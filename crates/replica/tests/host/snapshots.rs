@@ -314,6 +314,50 @@ fn for_little_the_silent_are_not_waited_for() {
     assert!(pulls(&effects).contains(&(30, it.fetch + 1, 0, 0)), "{effects:?}");
 }
 
+/// Source 20 falls silent after eight pieces that are worth eight seconds, and 30 has another snapshot.
+fn hoping() -> Fetching {
+    let mut it = Fetching::from(&[2, 3]);
+    let body = Bytes::from(vec![0; 16 << 20]);
+    for piece in 0..8 {
+        it.arrives(20, piece, body.clone(), false);
+        it.stored(piece + 1);
+    }
+    it.pass(SECOND * 2 + SECOND / 2);
+    assert_eq!(asked(&it.refuses(30, 8)), [(20, 8)]);
+    it
+}
+
+#[test]
+fn who_offers_again_is_waited_for_when_hope_is_over() {
+    let mut it = hoping();
+    it.pass(SECOND * 5);
+    assert_eq!(asked(&offer(&mut it.fixture, 9, &[3])), []);
+    let effects = it.pass(SECOND * 15);
+    assert!(asked(&effects).contains(&(30, 8)), "{effects:?}");
+    assert!(pulls(&effects).len() < 25, "{} in 15 seconds", pulls(&effects).len());
+}
+
+#[test]
+fn what_is_gone_on_with_has_no_hope_left_that_could_be_over() {
+    let mut it = hoping();
+    // It says that it will until the transfer stands still for too long; the other offers then.
+    for _ in 0..15 {
+        it.pass(SECOND / 2);
+        it.arrives(20, 8, Bytes::new(), false);
+    }
+    offer(&mut it.fixture, 9, &[3]);
+    for _ in 0..50 {
+        it.pass(SECOND / 2);
+        it.arrives(20, 8, Bytes::new(), false);
+        it.arrives(30, 8, Bytes::new(), false);
+    }
+    assert_eq!(it.failures(), 1);
+    let first = offer(&mut it.fixture, 9, &[3]);
+    assert_eq!(pulls(&first), [(30, it.fetch, 8, 8)]);
+    let effects = it.pass(SECOND + SECOND / 2);
+    assert!(asked(&effects).iter().all(|(from, _)| *from == 30), "{:?}", asked(&effects));
+}
+
 #[test]
 fn a_source_that_says_it_will_is_not_left_but_not_waited_for_for_ever() {
     let mut it = Fetching::from(&[2, 3]);
