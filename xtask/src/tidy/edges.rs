@@ -19,6 +19,10 @@ const WAITS: &[&str] = &["tokio", "conclave-storage", "conclave-transport"];
 /// A fresh machine lacks what these want: libclang, or a C++ build of protobuf.
 const WANTS_MORE_THAN_A_C_COMPILER: &[&str] = &["clang-sys", "bindgen", "protobuf-src"];
 
+/// What a program gets that only talks to a server: nothing of the server but its messages.
+const CLIENT: &str = "conclave-client";
+const MESSAGES: &str = "conclave-api";
+
 /// The simulator depends on what is shipped; the other way round publishing breaks on the cycle.
 const SIMULATOR: &str = "conclave-sim";
 
@@ -59,6 +63,11 @@ fn rules<'a>(members: &[(&'a str, bool)]) -> Vec<Rule<'a>> {
                 forbid("tokio", false);
             }
             _ => {}
+        }
+        if from == CLIENT {
+            let others =
+                members.iter().map(|(name, _)| *name).filter(|name| ![CLIENT, MESSAGES].contains(name));
+            others.for_each(|to| forbid(to, true));
         }
         if PROTOCOL.contains(&from) {
             WAITS.iter().for_each(|to| forbid(to, true));
@@ -125,6 +134,8 @@ mod tests {
             ("conclave-raft", true),
             ("conclave-kv", true),
             ("conclave-sim", true),
+            ("conclave-api", true),
+            ("conclave-client", true),
             ("tests", false),
         ]);
         let has = |from, to, with_dev| rules.contains(&Rule { from, to, with_dev });
@@ -132,6 +143,7 @@ mod tests {
         assert!(has("conclave-raft", "tokio", true) && has("conclave-raft", "conclave-storage", true));
         assert!(has("conclave-kv", "conclave-replica", true) && has("conclave-kv", "tokio", false));
         assert!(has("conclave-kv", "conclave-sim", true));
+        assert!(has("conclave-client", "conclave-kv", true) && !has("conclave-client", "conclave-api", true));
         assert!(!has("tests", "conclave-sim", true), "tests may simulate");
         assert!(!has("conclave-sim", "conclave-sim", true));
     }

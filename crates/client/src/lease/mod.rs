@@ -100,11 +100,16 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
+        self.revoke_if_there(lease).await.map(drop)
+    }
+
+    /// Revokes a lease; whether it was there.
+    async fn revoke_if_there(&self, lease: LeaseId) -> Result<bool, Error> {
         let request = LeaseRevokeRequest { id: lease.0 };
         let call = |way, request| async move { LeaseClient::new(way).lease_revoke(request).await };
         match self.shared.unary(self.timeout, Repeat::Same, &request, call).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is(EtcdError::LeaseNotFound) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if error.is(EtcdError::LeaseNotFound) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -163,7 +168,7 @@ impl Unclaimed<'_> {
 impl Drop for Unclaimed<'_> {
     fn drop(&mut self) {
         if !self.is_claimed {
-            give_back(&self.runtime, self.client, self.id, TTL_UNKNOWN);
+            give_back(&self.runtime, self.client, self.id, TTL_UNKNOWN, true);
         }
     }
 }
@@ -171,17 +176,20 @@ impl Drop for Unclaimed<'_> {
 /// For how long a lease is given back of which nothing is known.
 const TTL_UNKNOWN: Duration = Duration::from_secs(10);
 
-/// Revokes a lease in the background, for as long as that is of use: after `ttl` it is gone by itself.
-fn give_back(runtime: &Handle, client: &Client, lease: LeaseId, ttl: Duration) {
+/// Revokes a lease in the background, for as long as that is of use: after `ttl` it is gone by itself. One that `may_come` is looked for
+/// again when it is not there: its grant may have been overtaken.
+fn give_back(runtime: &Handle, client: &Client, lease: LeaseId, ttl: Duration, may_come: bool) {
     let client = client.clone();
     runtime.spawn(async move {
         let config = &client.shared.config;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max, random_bits());
         let revoke = async {
-            while let Err(error) = client.revoke(lease).await {
-                tracing::debug!(%lease, %error, "revoking");
-                if matches!(error, Error::Refused(_) | Error::Answered { .. }) {
-                    return;
+            loop {
+                match client.revoke_if_there(lease).await {
+                    Ok(was_there) if was_there || !may_come => return,
+                    Err(Error::Refused(_) | Error::Answered { .. }) => return,
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%lease, %error, "revoking"),
                 }
                 tokio::time::sleep(backoff.pause()).await;
             }
@@ -264,7 +272,7 @@ impl Drop for Lease {
         self.keeper.abort();
         self.standing.lose(Loss::Released);
         if !self.is_given_back {
-            give_back(&self.runtime, &self.client, self.id, self.ttl);
+            give_back(&self.runtime, &self.client, self.id, self.ttl, false);
         }
     }
 }

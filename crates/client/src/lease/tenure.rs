@@ -151,8 +151,8 @@ mod tests {
             let (mut now, mut expires) = (500, 200 + span);
             let mut tenure = Tenure::granted(at(0), TTL);
             for (pause, there, back, answered) in rounds {
-                // Before each step and after it: held here implies held there.
-                prop_assert!(tenure.loss(at(now)).is_some() || now < expires);
+                // Held here, it is held there, to its very end.
+                prop_assert!(tenure.loss(at(now)).is_some() || tenure.deadline() <= at(expires));
                 let sent = now + pause;
                 prop_assert!(tenure.loss(at(sent)).is_some() || sent < expires);
                 let arrives = sent + there;
@@ -161,7 +161,7 @@ mod tests {
                 if answered {
                     tenure.renewed(at(sent), ttl, at(now));
                 }
-                prop_assert!(tenure.loss(at(now)).is_some() || now < expires);
+                prop_assert!(tenure.loss(at(now)).is_some() || tenure.deadline() <= at(expires));
             }
         }
     }

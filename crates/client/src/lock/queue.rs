@@ -240,12 +240,13 @@ mod tests {
 
     #[test]
     fn a_reader_waits_for_the_last_writer_before_it_and_a_writer_for_anybody() {
-        let queue = queue(&["l/r-1", "l/r-2", "l/w-3", "l/r-4", "l/r-5", "l/w-6"]);
+        let queue = queue(&["l/r-1", "l/r-2", "l/w-3", "l/r-4", "l/r-5", "l/w-6", "l/r-7"]);
         assert_eq!(place(&queue, Want::Read, "l/r-1"), Place::Holds(Revision(2)));
         assert_eq!(place(&queue, Want::Read, "l/r-2"), Place::Holds(Revision(3)));
         assert_eq!(place(&queue, Want::Write, "l/w-3"), waits_for("l/r-2"));
         assert_eq!(place(&queue, Want::Read, "l/r-5"), waits_for("l/w-3"));
         assert_eq!(place(&queue, Want::Write, "l/w-6"), waits_for("l/r-5"));
+        assert_eq!(place(&queue, Want::Read, "l/r-7"), waits_for("l/w-6"));
     }
 
     #[test]
