@@ -1,7 +1,8 @@
 //! Consistent hashing with bounded loads (Mirrokni, Thorup & Zadimoghaddam, SODA 2018).
 //!
 //! A [ring](crate::Ring) whose nodes are full at `⌈(1 + ε) · load · weight / total⌉`: what comes next goes on clockwise to the first that has room.
-//! No node is ever above that bound; the smaller ε, the longer the walk, about `1/ε²` nodes. It is for loads that come and go, such as requests
+//! No node takes what would bring it above that bound, though what others give back, or a node that comes, lowers the bound below what some hold
+//! already: they take nothing until they are below it. The smaller ε, the longer the walk, about `1/ε²` nodes. It is for loads that come and go, such as requests
 //! under way or connections: who takes a key remembers the node and gives it back.
 
 use crate::{

@@ -15,7 +15,7 @@
 //! | [`Maglev`] | the load is to be even, and some more may move: load balancers | one entry | 200 B a node, 131 KB at least | within 1 % | `1/n` and a few % | yes | yes |
 //! | [`Jump`] | numbered shards, of which the last comes or goes | ln n jumps | 8 B a node | chance | `1/n` | no | only the last |
 //! | [`Ring`] | what others expect; replicas clockwise | one arc | 2 to 3 KB a node | `1/√points` | `1/n` | yes | yes |
-//! | [`BoundedRing`] | loads that come and go, and none may be too high | arcs until one has room | the ring's | within ε, always | more than `1/n` | yes | yes |
+//! | [`BoundedRing`] | loads that come and go, and none may be too high | arcs until one has room | the ring's | within ε when taken | more than `1/n` | yes | yes |
 //!
 //! Each has a page with its paper, what that promises and what it costs: [`ring`], [`rendezvous`], [`skeleton`], [`mod@jump`], [`maglev`], [`anchor`], [`bounded`]; and
 //! so have what other programs must agree on, [`hash`], [`key`] and [`codec`], and the [`planner`].

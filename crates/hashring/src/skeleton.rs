@@ -72,10 +72,13 @@ impl Skeleton {
     /// As another skeleton stands, from its [`Self::clusters`].
     ///
     /// # Errors
-    /// If there are no nodes, too many, or two with one id; or if the clusters weighed nothing.
+    /// If there are no nodes, too many, or two with one id; or if a cluster weighed nothing: it would get no key.
     pub fn from_clusters(mut clusters: Vec<Cluster>) -> Result<Self, NodesError> {
         let nodes: Vec<Node> = clusters.iter().flat_map(|cluster| &cluster.nodes).copied().collect();
         check(&nodes, NODES_MAX)?;
+        if clusters.iter().any(|cluster| cluster.nominal == 0) {
+            return Err(NodesError::Empty);
+        }
         if clusters.len() > NODES_MAX {
             return Err(NodesError::TooMany { count: clusters.len(), max: NODES_MAX });
         }
@@ -86,10 +89,6 @@ impl Skeleton {
         let mut levels = vec![clusters.iter().map(|cluster| cluster.nominal as f64).collect::<Vec<f64>>()];
         while let Some(below) = levels.last().filter(|below| below.len() > CHILDREN) {
             levels.push(below.chunks(CHILDREN).map(|children| children.iter().sum()).collect());
-        }
-        let whole: f64 = levels.last().map_or(0.0, |top| top.iter().sum());
-        if whole <= 0.0 {
-            return Err(NodesError::Empty);
         }
         Ok(Self { clusters, levels, count: nodes.len() })
     }
@@ -111,7 +110,7 @@ impl Skeleton {
         if self.count == NODES_MAX {
             return Err(NodesError::TooMany { count: NODES_MAX + 1, max: NODES_MAX });
         }
-        let filled = |cluster: &Cluster| cluster.weight() as f64 / cluster.nominal.max(1) as f64;
+        let filled = |cluster: &Cluster| cluster.weight() as f64 / cluster.nominal as f64;
         let lacking = self.clusters.iter_mut().min_by(|a, b| filled(a).total_cmp(&filled(b)));
         let cluster = lacking.ok_or(NodesError::Empty)?;
         let at = cluster.nodes.partition_point(|other| other.id < node.id);

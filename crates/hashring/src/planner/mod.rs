@@ -5,7 +5,8 @@
 //! 1. Every place of every slot has a node that is a member, is not draining, and is there once.
 //! 2. A node's load is between two *bounds*. Its *share* is `slots × replicas × weight / total`, or less where it, or its zone, cannot hold so much (a node
 //!    has a slot once). The upper bound is the greater of `⌈share⌉` and `⌊(1 + ε) share⌋`, the lower one `⌊(1 − ε) share⌋`: bounded loads from both sides,
-//!    since with the upper one alone a node that joins could stay empty. Pins widen a node's bounds as far as they must.
+//!    since with the upper one alone a node that joins could stay empty. What is pinned to a node widens its bounds. Where pins and zones together keep
+//!    others out of slots, a node may end beside its bounds: pins come first, then zones.
 //! 3. The replicas of a slot are in different zones while there are enough, and else no zone has more of them than it must. A node without a
 //!    zone is a zone by itself.
 //! 4. As few places change as these three allow. What may stay stays; what must go goes to the node that draws the best
@@ -128,7 +129,7 @@ pub enum PlanError {
     /// There is no node that is not draining.
     #[error("no node to place anything on")]
     NoNodes,
-    /// Too many of them.
+    /// Too many members, with those of the table that are gone.
     #[error("{0} nodes, and at most {NODES_MAX} are possible")]
     TooManyNodes(usize),
     /// Two members with one id.

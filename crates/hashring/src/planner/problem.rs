@@ -58,9 +58,6 @@ pub(super) struct Change {
 impl Problem {
     pub(super) fn new(table: &Table, cluster: &Cluster) -> Result<Self, PlanError> {
         let mut members: Vec<_> = cluster.members.iter().collect();
-        if members.len() + table.nodes.len() > NODES_MAX {
-            return Err(PlanError::TooManyNodes(members.len() + table.nodes.len()));
-        }
         members.sort_unstable_by_key(|member| member.id);
         if let Some(pair) = members.windows(2).find(|pair| pair[0].id == pair[1].id) {
             return Err(PlanError::IdTwice(pair[0].id));
@@ -73,6 +70,9 @@ impl Problem {
         let gone: Vec<NodeId> =
             table.nodes.iter().filter(|node| ids.binary_search(node).is_err()).copied().collect();
         ids.extend(gone);
+        if ids.len() > NODES_MAX {
+            return Err(PlanError::TooManyNodes(ids.len()));
+        }
         let index: BTreeMap<NodeId, u16> = ids.iter().copied().zip(0..).collect();
         let count = ids.len();
         let mut zones: BTreeMap<&str, usize> = BTreeMap::new();

@@ -13,7 +13,8 @@ use crate::table::{TableError, VACANT};
 /// - no slot has fewer replicas than before, and none was changed in more than one place, unless nobody had it;
 /// - no slot has more replicas in one zone than before the plan, or than anti-affinity allows;
 /// - no node has more than its upper bound or than it had before the plan; where every node that is left to take something is full, and
-///   they would have to exchange, one more.
+///   they would have to exchange, one more. Where pins leave somebody above its bound in the end, nodes may be above
+///   theirs on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The version of the table that it changes.
@@ -66,7 +67,9 @@ fn urgency(reason: Reason) -> u8 {
 
 /// What a step has taken up so far.
 struct Filling {
-    /// Steps are numbered from 1; a row was last changed in that one.
+    /// Steps are numbered from 1; a row was first changed in that one.
+    row_begun: Vec<u32>,
+    /// And last in that one.
     row_changed: Vec<u32>,
     node_changed: Vec<(u32, u32)>,
     moves: u32,
@@ -88,8 +91,10 @@ impl Filling {
         let row = next.row as usize;
         let row_changed = self.row_changed[row] == step;
         let Some(from) = next.from else {
-            // Nothing is copied; but a set that somebody had a part of grows one by one.
-            return !row_changed || problem.before[problem.places(row)].iter().all(|node| *node == VACANT);
+            // Nothing is copied; but a set that somebody has a part of, if only by an earlier step, grows one by one.
+            let vacant = self.row_begun[row] == step
+                && problem.before[problem.places(row)].iter().all(|node| *node == VACANT);
+            return !row_changed || vacant;
         };
         let node_max = throttle.node_moves_max.max(1);
         !row_changed
@@ -99,7 +104,11 @@ impl Filling {
     }
 
     fn take(&mut self, step: u32, next: &Change, bytes: u64, load: &mut [u32], leaving: &mut Vec<usize>) {
-        self.row_changed[next.row as usize] = step;
+        let row = next.row as usize;
+        if self.row_begun[row] == 0 {
+            self.row_begun[row] = step;
+        }
+        self.row_changed[row] = step;
         // What leaves counts until the step is over: the copy is there before the original goes.
         load[usize::from(next.to)] += 1;
         if let Some(from) = next.from {
@@ -135,6 +144,7 @@ pub(super) fn schedule(
     let limit: Vec<u32> =
         problem.bounds.iter().zip(&load).map(|(bounds, load)| bounds.most.max(*load)).collect();
     let mut filling = Filling {
+        row_begun: vec![0; problem.rows],
         row_changed: vec![0; problem.rows],
         node_changed: vec![(0, 0); problem.ids.len()],
         moves: 0,

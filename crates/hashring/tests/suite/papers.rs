@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use conclave_hashring::{
-    Anchor, BoundedRing, Excess, Jump, KeyHash, Lookup, Maglev, Node, NodeId, Rendezvous, Ring, Skeleton,
-    Weight,
+    Anchor, BoundedRing, Excess, Jump, KeyHash, Lookup, Maglev, Node, NodeId, NodesError, Rendezvous, Ring,
+    Skeleton, Weight,
 };
 use proptest::prelude::*;
 
@@ -222,6 +222,29 @@ fn skeleton_stands_empty_clusters() {
     let mut all = vec![NodeId(0); skeleton.nodes()];
     skeleton.replicas(KeyHash(3), &mut all).unwrap();
     assert!(!all.contains(&NodeId(0)));
+}
+
+/// A cluster that weighed nothing gets no key, and a node that was added to it would have none.
+#[test]
+fn skeleton_has_no_cluster_without_weight() {
+    let mut clusters = Skeleton::new(&Node::numbered(40)).unwrap().clusters().to_vec();
+    clusters[1].nominal = 0;
+    assert_eq!(Skeleton::from_clusters(clusters).map(|_| ()), Err(NodesError::Empty));
+}
+
+/// The bound is on taking. What others give back lowers everybody's bound, and who is above it then takes nothing until it is below.
+#[test]
+fn who_is_above_its_bound_takes_nothing() {
+    let mut ring = BoundedRing::new(&Node::numbered(4), Excess::default()).unwrap();
+    let held: Vec<NodeId> = keys(1_000).map(|key| ring.take(key)).collect();
+    held.iter().filter(|id| **id != NodeId(1)).for_each(|id| assert!(ring.release(*id)));
+    let load = ring.load(NodeId(1));
+    assert!(load == ring.total_load() && load > ring.bound_of(NodeId(1)));
+    for key in keys(1_000) {
+        let above = ring.load(NodeId(1)) > ring.bound_of(NodeId(1));
+        assert!(ring.take(key) != NodeId(1) || !above);
+    }
+    assert!((1..=4).map(NodeId).all(|id| ring.load(id) <= ring.bound_of(id)));
 }
 
 /// Karger et al., balance: with v points a node the loads spread by about 1/√v.

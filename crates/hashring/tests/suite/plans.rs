@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use conclave_hashring::{
-    Bounds, Cluster, Member, NodeId, Plan, PlanError, Reason, Slack, Slot, Table, Throttle, Weight,
+    Bounds, Cluster, Member, Move, NODES_MAX, NodeId, Plan, PlanError, Reason, Slack, Slot, Step, Table,
+    Throttle, Weight,
 };
 
 fn members(count: usize) -> Vec<Member> {
@@ -270,4 +271,42 @@ fn balance_holds_for_every_number_of_nodes() {
         }
     }
     println!("placement: 3 to 1,000 nodes, 1 to 3 replicas, equal and skewed weights: balanced");
+}
+
+/// A slot that nobody has is filled at once or one by one: here two of its places wait until their nodes have room, and a third does not.
+#[test]
+fn a_vacant_slot_that_was_begun_grows_one_by_one() {
+    let mut cluster = cluster(members(4));
+    cluster.slack = Slack::thousandths(0).unwrap();
+    let all: Vec<NodeId> = cluster.members.iter().map(|member| member.id).collect();
+    let mut table = Table::vacant(5, 3).unwrap();
+    let begun = (0..4).flat_map(|row| [(row, 0), (row, 1), (row, 2 + row as usize / 2)]);
+    let moves = begun.map(|(row, node)| Move {
+        slot: Slot(row),
+        from: None,
+        to: all[node],
+        reason: Reason::Vacant,
+        bytes: 0,
+    });
+    table.apply(&Step { version: 0, moves: moves.collect() }).unwrap();
+    cluster.pins = vec![(Slot(4), all[0]), (Slot(4), all[1])];
+    settle(&mut table, &cluster);
+    assert_eq!(table.row(Slot(4)).count(), 3);
+    assert!(all.iter().all(|node| (3..=4).contains(&table.load(*node))));
+}
+
+/// Nodes that the table has already count once.
+#[test]
+fn as_many_nodes_as_are_possible_are_planned_for_again() {
+    let mut cluster = cluster(members(NODES_MAX));
+    let rows: Vec<Vec<NodeId>> = cluster.members.iter().map(|member| vec![member.id]).collect();
+    let mut table = Table::from_rows(&rows).unwrap();
+    let plan = Plan::new(&table, &cluster, &[], &Throttle::NONE).unwrap();
+    assert!(plan.steps.is_empty());
+    cluster.members[0] = Member::new("another");
+    let error = Plan::new(&table, &cluster, &[], &Throttle::NONE).map(|_| ());
+    assert_eq!(error, Err(PlanError::TooManyNodes(NODES_MAX + 1)));
+    cluster.members.remove(0);
+    settle(&mut table, &cluster);
+    assert_eq!(table.nodes().len(), NODES_MAX - 1);
 }
