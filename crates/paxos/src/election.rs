@@ -14,7 +14,10 @@
 //! 3. A leader that is not answered by replicas that could choose an entry, and confirm a read, for an election timeout steps down and says so, and so
 //!    does one whose disk hangs as long.
 //! 4. A leader that learns of a higher promise stands anew at once if enough still follow it: they promise it, and nobody else does who hears another leader. Else
-//!    one that stood too late would depose it. If too few do, it asks whether it may lead anew: if another one was elected, nobody is free.
+//!    one that stood too late would depose it. Only who answered it as a leader is known to follow; while others may, it waits for their answers, or two that
+//!    were promised office one after the other would take it from each other in turn. If too few do, it asks whether it may lead anew: if another one
+//!    was elected, nobody is free.
+//! 5. Who stood asks anew before it stands again: what it was answered before says nothing of what was promised since.
 
 use std::collections::BTreeMap;
 
@@ -230,6 +233,7 @@ impl Paxos {
         }
         self.enter_ballot(Ballot { config: self.last_config(), round: round + 1, replica: self.id });
         self.seek.connected_since = None;
+        self.seek.neighbours.values_mut().for_each(|neighbour| neighbour.answered = None);
         self.meta.lease = std::time::Duration::ZERO;
         let promised_in = self.write_meta();
         self.prepare(promised_in, transfer);
@@ -329,19 +333,30 @@ impl Paxos {
         {
             peer.refused = true;
         }
+        self.stand_anew_if_refused();
+    }
+
+    /// What a leader does that was refused, once it knows who follows it. Who promised it and has not answered since may have promised another.
+    pub(crate) fn stand_anew_if_refused(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        let follows = |replica: ReplicaId| {
-            let peer = leader.peers.get(&replica);
-            replica == self.id || peer.is_some_and(|peer| !peer.refused && self.is_active(peer))
-        };
+        if !leader.peers.values().any(|peer| peer.refused) {
+            return;
+        }
         let config = self.members.config();
-        let is_followed = config.is_elect_quorum(follows) && config.is_commit_quorum(follows);
+        let is_followed_by = |counts: fn(&Peer) -> bool| {
+            let follows = |replica: ReplicaId| {
+                let peer = leader.peers.get(&replica);
+                replica == self.id || peer.is_some_and(|peer| counts(peer) && self.is_active(peer))
+            };
+            config.is_elect_quorum(follows) && config.is_commit_quorum(follows)
+        };
         let is_last = self.last_config() == self.members.number();
-        if is_followed && is_last && leader.transfer.is_none() && self.may_stand() {
-            self.stand(false);
-        } else {
+        let may_be_followed = is_followed_by(|peer| !peer.refused);
+        if !may_be_followed || !is_last || leader.transfer.is_some() || !self.may_stand() {
             self.resign();
             self.election_due = self.now;
+        } else if is_followed_by(|peer| !peer.refused && peer.follows) {
+            self.stand(false);
         }
     }
 

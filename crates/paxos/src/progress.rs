@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) round: u64,
     /// When the last beat left that it answered: from then on it promises nothing to another ([`crate::lease`]).
     pub(crate) vouches_from: Option<Time>,
+    /// It answered in this ballot as a follower: while it hears the leader it promises nothing to another.
+    pub(crate) follows: bool,
     /// It promised a higher ballot.
     pub(crate) refused: bool,
     /// Who should lead, as it says itself.
@@ -76,6 +78,7 @@ impl Peer {
             heard: now,
             round: 0,
             vouches_from: None,
+            follows: false,
             refused: false,
             priority: 0,
             poke: false,

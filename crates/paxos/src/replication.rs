@@ -209,7 +209,7 @@ impl Paxos {
         let (floor, now) = (self.floor(), self.now);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&from) else { return };
-        peer.heard = now;
+        (peer.heard, peer.follows) = (now, true);
         let learned = Slot(accepted.chosen) > peer.knows;
         peer.knows = peer.knows.max(Slot(accepted.chosen));
         let is_news = peer.accepted(Slot(accepted.upto), accepted.runs(), floor);
@@ -220,6 +220,7 @@ impl Paxos {
         if is_news || learned {
             self.settle_if_held();
         }
+        self.stand_anew_if_refused();
     }
 
     pub(crate) fn on_beat(&mut self, from: ReplicaId, beat: Beat) {
@@ -244,7 +245,7 @@ impl Paxos {
         let (floor, last) = (self.floor(), self.log.last());
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&from) else { return };
-        peer.heard = now;
+        (peer.heard, peer.follows) = (now, true);
         peer.round = peer.round.max(reply.round);
         peer.knows = peer.knows.max(Slot(reply.chosen));
         peer.priority = u8::try_from(reply.priority).unwrap_or(u8::MAX);
@@ -255,6 +256,7 @@ impl Paxos {
         }
         peer.says_received(received);
         self.confirm_reads();
+        self.stand_anew_if_refused();
     }
 
     /// Tells everyone that this replica leads, in time.

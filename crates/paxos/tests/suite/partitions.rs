@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use conclave_consensus::{Input, ReplicaId};
+use conclave_consensus::{Input, Message, ReplicaId};
 use conclave_paxos::PaxosConfig;
 use proptest::prelude::*;
 
@@ -260,4 +260,93 @@ fn whoever_stood_too_late_deposes_nobody() {
     cluster.run(ELECTION * 3);
     assert_eq!(cluster.serving(), Some(replica(1)));
     cluster.check_outcomes();
+}
+
+/// Two replicas that were both told that they may stand, and stand: 1 has sent its prepares to 2 and 3, 5 to all.
+fn two_stand() -> Cluster {
+    let mut cluster = Cluster::new(5, 1);
+    cluster.now = cluster.now.after(ELECTION * 3);
+    for id in [replica(1), replica(5)] {
+        cluster.input(id, Input::Tick).unwrap();
+    }
+    while !cluster.network.is_empty() {
+        cluster.deliver_at(0);
+    }
+    cluster.sync(replica(1));
+    cluster.sync(replica(5));
+    assert_eq!(cluster.under_way("1→").len(), 4);
+    assert_eq!(cluster.under_way("5→").len(), 4);
+    cluster
+}
+
+/// Brings the messages under way on a link, and makes durable what the receiver wrote.
+fn bring(cluster: &mut Cluster, from: u64, to: u64) {
+    let is_on_it = |message: &Message| (message.from, message.to) == (replica(from), replica(to));
+    for _ in 0..cluster.network.iter().filter(|message| is_on_it(message)).count() {
+        let place = cluster.network.iter().position(is_on_it);
+        cluster.deliver_at(place.unwrap());
+    }
+    cluster.sync(replica(to));
+}
+
+/// Whoever promised it and then promised a higher ballot takes part no more, and would elect the other: to stand anew would take that one's office in turn.
+#[test]
+fn a_leader_that_nobody_follows_leaves_a_higher_candidate_in_peace() {
+    let mut cluster = two_stand();
+    for acceptor in [2, 3] {
+        bring(&mut cluster, 1, acceptor);
+        bring(&mut cluster, acceptor, 1);
+    }
+    assert_eq!(cluster.serving(), Some(replica(1)));
+    for acceptor in 2..=4 {
+        bring(&mut cluster, 5, acceptor);
+    }
+    bring(&mut cluster, 1, 5);
+    for _ in 0..3 {
+        bring(&mut cluster, 5, 1);
+    }
+    let ballot = cluster.status(replica(5)).ballot;
+    cluster.input(replica(1), Input::Tick).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.serving(), Some(replica(5)), "no time passed");
+    for id in cluster.ids() {
+        assert_eq!(cluster.status(id).ballot, ballot);
+    }
+}
+
+/// Those that heard the leader first promise nothing to the other, and it need only wait for their word.
+#[test]
+fn a_leader_that_is_refused_before_it_is_answered_waits_for_the_answers() {
+    let mut cluster = two_stand();
+    for acceptor in [2, 3] {
+        bring(&mut cluster, 1, acceptor);
+        bring(&mut cluster, acceptor, 1);
+    }
+    for other in 2..=5 {
+        bring(&mut cluster, 1, other);
+    }
+    for other in [5, 4, 3, 2] {
+        bring(&mut cluster, other, 1);
+    }
+    cluster.settle();
+    assert_eq!(cluster.serving(), Some(replica(1)), "no time passed");
+    assert_eq!(cluster.status(replica(1)).ballot.round, 2);
+}
+
+/// What they answered before it stood says nothing of whether they would promise it another ballot.
+#[test]
+fn whoever_stood_asks_anew_before_it_stands_again() {
+    let mut cluster = two_stand();
+    for acceptor in 2..=4 {
+        bring(&mut cluster, 5, acceptor);
+        bring(&mut cluster, 1, acceptor);
+    }
+    bring(&mut cluster, 2, 1);
+    assert_eq!(cluster.status(replica(1)).ballot.round, 1);
+    cluster.network.clear();
+    cluster.stalled.insert(replica(1));
+    cluster.now = cluster.now.after(HEARTBEAT * 3);
+    cluster.input(replica(1), Input::Tick).unwrap();
+    assert_eq!(cluster.under_way("1→").len(), 4, "a round");
+    assert_eq!(cluster.status(replica(1)).ballot.round, 1);
 }
