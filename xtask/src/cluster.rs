@@ -20,6 +20,8 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const WATCH_LIMIT: Duration = Duration::from_secs(10);
 const ETCD_CLIENT: &str = "etcd-client";
 const ETCDCTL: &str = "etcdctl";
+/// Our own client's tests, which take longer than the gate has: run where they are named.
+const CLIENT: &str = "conclave-client";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -36,11 +38,16 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let wanted = args.scenario.as_deref().unwrap_or_default();
     let node = node()?;
+    if wanted == CLIENT {
+        let mut test = command::cargo(["test", "--workspace", "--test", "client", "--", "--test-threads=1"]);
+        return command::run_within(test.env("CONCLAVE_BIN", &node), LIMIT);
+    }
     let clients: Vec<&str> = [ETCD_CLIENT, ETCDCTL].into_iter().filter(|s| s.contains(wanted)).collect();
     // A client's full name needs no look at the fault scenarios, which have to be compiled to be listed.
     let faults = if clients.contains(&wanted) { Vec::new() } else { fault_scenarios(wanted)? };
     if args.list {
-        faults.iter().map(String::as_str).chain(clients).for_each(|name| println!("{name}"));
+        let named = wanted.is_empty().then_some(CLIENT);
+        faults.iter().map(String::as_str).chain(clients).chain(named).for_each(|name| println!("{name}"));
         return Ok(());
     }
     ensure!(!faults.is_empty() || !clients.is_empty(), "no scenario's name contains `{wanted}`; see --list");
