@@ -31,10 +31,7 @@ impl Ord for Standing {
 
 /// The load that each node is to have.
 pub(super) fn compute(problem: &Problem) -> Vec<u32> {
-    let clamp = |node: usize| {
-        let bounds = problem.bounds[node];
-        problem.load[node].clamp(bounds.least, bounds.most)
-    };
+    let clamp = |node: usize| problem.bounds[node].clamp(problem.load[node]);
     let mut aim: Vec<u32> =
         (0..problem.ids.len()).map(|node| if problem.taker[node] { clamp(node) } else { 0 }).collect();
     let zones = problem.nodes_by_zone();

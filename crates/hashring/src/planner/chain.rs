@@ -51,6 +51,7 @@ pub(super) fn finish(problem: &mut Problem) -> Result<(), PlanError> {
             }
         }
     }
+    search.keep_to_bounds(problem);
     Ok(())
 }
 
@@ -72,6 +73,26 @@ impl Search {
         }
         let nodes = problem.ids.len();
         Self { held, cost: vec![0; nodes], link: vec![None; nodes], had: problem.load.clone() }
+    }
+
+    /// Where aims were out of reach, bounds may be within it: from those above them to whoever has room, and to those below them from
+    /// whoever may give. What fails for a node fails for it later too.
+    fn keep_to_bounds(&mut self, problem: &mut Problem) {
+        for node in 0..problem.ids.len() {
+            while problem.taker[node]
+                && problem.load[node] > problem.bounds[node].most
+                && self.extend(problem, Start::Above(node), |p, node| p.bounds[node].most)
+            {}
+        }
+        let below =
+            |problem: &Problem| problem.takers().any(|node| problem.load[node] < problem.bounds[node].least);
+        for node in 0..problem.ids.len() {
+            while problem.taker[node]
+                && problem.load[node] > problem.bounds[node].least
+                && below(problem)
+                && self.extend(problem, Start::Above(node), |p, node| p.bounds[node].least)
+            {}
+        }
     }
 
     /// Finds a chain from `start` to a node below `limit` and carries it out. Says whether the start is satisfied.

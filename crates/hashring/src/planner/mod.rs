@@ -5,8 +5,8 @@
 //! 1. Every place of every slot has a node that is a member, is not draining, and is there once.
 //! 2. A node's load is between two *bounds*. Its *share* is `slots × replicas × weight / total`, or less where it, or its zone, cannot hold so much (a node
 //!    has a slot once). The upper bound is the greater of `⌈share⌉` and `⌊(1 + ε) share⌋`, the lower one `⌊(1 − ε) share⌋`: bounded loads from both sides,
-//!    since with the upper one alone a node that joins could stay empty. What is pinned to a node widens its bounds. Where pins and zones together keep
-//!    others out of slots, a node may end beside its bounds: pins come first, then zones.
+//!    since with the upper one alone a node that joins could stay empty. What is pinned to a node widens its bounds. Pins come
+//!    first, then zones: what they put out of a bound's reach, the bound that is reported gives way to, so that loads are always within it.
 //! 3. The replicas of a slot are in different zones while there are enough, and else no zone has more of them than it must. A node without a
 //!    zone is a zone by itself.
 //! 4. As few places change as these three allow. What may stay stays; what must go goes to the node that draws the best

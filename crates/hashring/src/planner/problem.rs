@@ -218,6 +218,8 @@ impl Problem {
     /// Decides who has what in the end.
     pub(super) fn solve(&mut self) -> Result<(), PlanError> {
         self.vacate_what_may_not_stay();
+        let could_stay = self.cells == self.before && !self.cells.contains(&VACANT);
+        let had = self.load.clone();
         let (shares, bounds) = share::compute(self);
         (self.shares, self.bounds) = (shares, bounds);
         self.aim = aim::compute(self);
@@ -229,7 +231,29 @@ impl Problem {
         fill::take_from_those_above(self);
         chain::finish(self)?;
         improve::improve(self);
+        // Where pins keep loads beside their bounds, aims are out of reach, and those of the next plan are others: it is not to move things around.
+        if could_stay && self.beside_bounds(&self.load) >= self.beside_bounds(&had) {
+            self.cells.clone_from(&self.before);
+            self.load = had;
+        }
+        if self.fixed.contains(&true) {
+            self.widen_bounds();
+        }
         Ok(())
+    }
+
+    /// How many places all loads together are beside their bounds.
+    fn beside_bounds(&self, loads: &[u32]) -> u64 {
+        let beside = |node: usize| loads[node].abs_diff(self.bounds[node].clamp(loads[node]));
+        self.takers().map(|node| u64::from(beside(node))).sum()
+    }
+
+    /// Pins come before bounds: what they put out of reach, the bounds give way to.
+    fn widen_bounds(&mut self) {
+        for node in (0..self.ids.len()).filter(|node| self.taker[*node]) {
+            let (load, bounds) = (self.load[node], &mut self.bounds[node]);
+            *bounds = Bounds { least: bounds.least.min(load), most: bounds.most.max(load) };
+        }
     }
 
     /// How many places have a node that the table does not have in their row.

@@ -15,6 +15,13 @@ pub struct Bounds {
     pub most: u32,
 }
 
+impl Bounds {
+    /// The load between them that is the nearest.
+    pub(super) fn clamp(self, load: u32) -> u32 {
+        load.clamp(self.least, self.most)
+    }
+}
+
 /// A share as a fraction: so much of `of`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {

@@ -13,8 +13,7 @@ use crate::table::{TableError, VACANT};
 /// - no slot has fewer replicas than before, and none was changed in more than one place, unless nobody had it;
 /// - no slot has more replicas in one zone than before the plan, or than anti-affinity allows;
 /// - no node has more than its upper bound or than it had before the plan; where every node that is left to take something is full, and
-///   they would have to exchange, one more. Where pins leave somebody above its bound in the end, nodes may be above
-///   theirs on the way.
+///   they would have to exchange, one more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The version of the table that it changes.
@@ -173,8 +172,11 @@ pub(super) fn schedule(
         blocked.append(&mut waiting);
         waiting = blocked;
         if taken.is_empty() {
-            // All that could take something are full and wait for each other.
-            let Some(next) = waiting.pop_front() else { break };
+            // All that could take something are full and wait for each other. Not all of them are above their limits: those would have more to
+            // give than all together are to take.
+            let at =
+                waiting.iter().position(|next| load[usize::from(next.to)] <= limit[usize::from(next.to)]);
+            let Some(next) = waiting.remove(at.unwrap_or(0)) else { break };
             let bytes = bytes(&next);
             filling.take(number, &next, bytes, &mut load, &mut leaving);
             taken.push(problem.as_move(&next, bytes));

@@ -6,6 +6,7 @@ mod flow;
 mod histories;
 mod lookups;
 mod papers;
+mod pinned;
 mod plans;
 mod tables;
 
